@@ -1,0 +1,382 @@
+"""What an engine offers to the rules: typed records, read and written inside a transaction.
+
+The rules (`meta.rules`) know nothing below this page, the engines (`meta.sql`, `meta.tkv`, ...) nothing above it. An engine
+maps each record to its store in the exact format of JuiceFS 1.4.1; values here are in one neutral convention:
+
+* names, symlink targets, xattr names and values are bytes; times are Unix seconds unless said otherwise;
+* slice references are *true* counts (1 = referenced once), whatever the store keeps;
+* counters `nextInode` and `nextChunk` are seen only through `Engine.allocate`, as ranges.
+
+A rule names what it will read with `prefetch`, reads, decides, and only then writes. A read after a write of the same record
+in the same transaction sees the written value. Nothing is visible to others before the commit; a body that raises changes
+nothing. A body may run several times (a conflict is retried), so it must not have side effects of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple, Protocol, TypeVar
+
+from meta.acl import Rule
+from meta.attr import Attr
+from meta.types import Dirent
+
+T = TypeVar("T")
+
+Read = tuple[str, *tuple[int | bytes, ...]]
+"""A read to come: the name of a `Reader` method and its arguments, e.g. ("attr", 1) or ("target", 1, b"name")."""
+
+QuotaKind = Literal["dir", "user", "group"]
+Owner = tuple[int, int]
+"""Owner of a lock: session id and the owner number within it."""
+
+
+class DirStat(NamedTuple):
+    """Totals of a directory's direct children: file bytes, accounted space, number of entries."""
+
+    length: int
+    space: int
+    inodes: int
+
+
+class Quota(NamedTuple):
+    """A limit and its use. A limit of -1 or 0 is no limit."""
+
+    max_space: int
+    max_inodes: int
+    used_space: int
+    used_inodes: int
+
+
+class DirItem(NamedTuple):
+    """One entry of a listing; `attr` only when asked for, and None if the inode record is missing."""
+
+    name: bytes
+    ino: int
+    type: int
+    attr: Attr | None
+
+
+class SessionRecord(NamedTuple):
+    """A client process: when its record expires (Unix seconds) and its description (JSON)."""
+
+    sid: int
+    expire: int
+    info: bytes
+
+
+class DeletedFile(NamedTuple):
+    """A file without links whose chunks are still to be removed."""
+
+    ino: int
+    length: int
+    deleted: int  # Unix seconds of the deletion
+
+
+class Delayed(NamedTuple):
+    """Slices that a compaction replaced, kept for the days of the trash. Owns one reference of each item."""
+
+    id: int  # the slice that replaced them
+    created: int  # Unix seconds
+    slices: tuple[tuple[int, int], ...]  # (slice id, size), duplicates kept
+
+
+class Appended:
+    """Result of `append_slices`: how many records the chunk holds, known once the transaction has committed."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class Reader(Protocol):
+    """Reads of records. Inside a transaction all of them see one state; outside, each call by itself."""
+
+    def attr(self, ino: int) -> Attr | None:
+        """The inode record, as an object of the caller's own."""
+        ...
+
+    def attrs(self, inos: Iterable[int]) -> dict[int, Attr]:
+        """Many inode records at once; missing ones are absent."""
+        ...
+
+    def entry(self, parent: int, name: bytes) -> Dirent | None: ...
+
+    def target(self, parent: int, name: bytes) -> tuple[Dirent, Attr | None] | None:
+        """An entry and the inode record that it leads to (None if that is missing), in one round trip where possible."""
+        ...
+
+    def has_entries(self, ino: int) -> bool:
+        """Whether the directory holds anything."""
+        ...
+
+    def list_entries(
+        self, ino: int, *, plus: bool = False, after: bytes | None = None, limit: int = -1
+    ) -> list[DirItem]:
+        """Entries of a directory in the engine's own stable order, from just behind the name `after`.
+
+        `plus` adds attributes. An engine whose order is not by name may answer everything and ignore `limit`.
+        """
+        ...
+
+    def parents(self, ino: int) -> dict[int, int]:
+        """Directories that hold a hard-linked inode (Attr.parent == 0), with the number of its names in each (all > 0)."""
+        ...
+
+    def symlink(self, ino: int) -> bytes | None: ...
+
+    def xattr(self, ino: int, name: bytes) -> bytes | None: ...
+
+    def xattrs(self, ino: int) -> dict[bytes, bytes]: ...
+
+    def chunk(self, ino: int, indx: int) -> bytes:
+        """The slice records of a chunk, oldest first, 24 bytes each (`meta.slices`); empty if there are none."""
+        ...
+
+    def chunks(self, ino: int) -> dict[int, bytes]:
+        """All chunks of a file that have records."""
+        ...
+
+    def flocks(self, ino: int) -> dict[Owner, bytes]:
+        """BSD locks: b"R" or b"W" by owner."""
+        ...
+
+    def plocks(self, ino: int) -> dict[Owner, bytes]:
+        """POSIX record locks: the encoded list (`meta.plock`) by owner."""
+        ...
+
+    def acl(self, acl_id: int) -> Rule | None: ...
+
+    def dir_stat(self, ino: int) -> DirStat | None: ...
+
+    def quota(self, kind: QuotaKind, key: int) -> Quota | None: ...
+
+    def quotas(self, kind: QuotaKind) -> dict[int, Quota]: ...
+
+    def counter(self, name: str) -> int:
+        """A counter as stored: usedSpace, totalInodes, nextTrash, ... (0 if absent)."""
+        ...
+
+    def slice_refs(self, slice_id: int, size: int) -> int:
+        """True number of references of a slice (at least 1 for a slice that was never counted)."""
+        ...
+
+    def setting(self) -> bytes | None:
+        """The volume's setting document."""
+        ...
+
+    def session(self, sid: int) -> SessionRecord | None: ...
+
+    def sustained(self, sid: int) -> list[int]:
+        """Inodes without links that the session holds open."""
+        ...
+
+    def delayed(self, slice_id: int, created: int) -> Delayed | None: ...
+
+
+class Transaction(Reader, Protocol):
+    """Reads and writes that take effect together or not at all."""
+
+    def prefetch(self, *reads: Read) -> None:
+        """Name reads to come, so that an engine across a network can make them one round trip. Only a hint."""
+        ...
+
+    def put_attr(self, ino: int, attr: Attr) -> None: ...
+    def delete_attr(self, ino: int) -> None: ...
+
+    def put_entry(self, parent: int, name: bytes, entry: Dirent) -> None: ...
+    def delete_entry(self, parent: int, name: bytes) -> None: ...
+
+    def add_parent(self, ino: int, parent: int, delta: int) -> None:
+        """Change the count of a hard-linked inode's names in a directory. No-op where the store derives it from entries."""
+        ...
+
+    def delete_parents(self, ino: int) -> None: ...
+
+    def put_symlink(self, ino: int, target: bytes) -> None: ...
+    def delete_symlink(self, ino: int) -> None: ...
+
+    def put_xattr(self, ino: int, name: bytes, value: bytes) -> None: ...
+    def delete_xattr(self, ino: int, name: bytes) -> None: ...
+    def delete_xattrs(self, ino: int) -> None: ...
+
+    def append_slices(self, ino: int, indx: int, records: bytes) -> Appended:
+        """Add records behind those of the chunk. The rule must also put the inode (other clients rely on it)."""
+        ...
+
+    def put_chunk(self, ino: int, indx: int, records: bytes) -> None:
+        """Replace all records of a chunk (compaction)."""
+        ...
+
+    def delete_chunk(self, ino: int, indx: int) -> None: ...
+
+    def new_slice(self, slice_id: int, size: int) -> None:
+        """A slice gets its first reference (a store that keeps true counts inserts 1, others nothing)."""
+        ...
+
+    def add_slice_refs(self, slice_id: int, size: int, delta: int) -> None:
+        """Change the number of references. At 0 or less the slice is dead: see `Engine.dead_slices`."""
+        ...
+
+    def delete_slice(self, slice_id: int, size: int) -> None:
+        """Forget a dead slice whose objects are deleted."""
+        ...
+
+    def put_delayed(self, entry: Delayed) -> None: ...
+    def delete_delayed(self, slice_id: int, created: int) -> None: ...
+
+    def put_deleted_file(self, entry: DeletedFile) -> None: ...
+    def delete_deleted_file(self, ino: int, length: int) -> None: ...
+
+    def put_flock(self, ino: int, owner: Owner, kind: bytes | None) -> None:
+        """Set (b"R", b"W") or remove (None) a BSD lock, with whatever bookkeeping the store needs to clean a session."""
+        ...
+
+    def put_plock(self, ino: int, owner: Owner, records: bytes | None) -> None: ...
+
+    def put_session(self, record: SessionRecord) -> None: ...
+    def delete_session(self, sid: int) -> None: ...
+    def put_sustained(self, sid: int, ino: int) -> None: ...
+    def delete_sustained(self, sid: int, ino: int) -> None: ...
+
+    def put_detached(self, ino: int, created: int) -> None:
+        """Register a directory that has no entry yet (a clone under construction)."""
+        ...
+
+    def delete_detached(self, ino: int) -> None: ...
+
+    def put_dir_stat(self, ino: int, stat: DirStat) -> None: ...
+    def add_dir_stat(self, ino: int, delta: DirStat) -> None:
+        """Add to a directory's totals if they are kept; a missing record stays missing (it is recomputed when needed)."""
+        ...
+
+    def delete_dir_stat(self, ino: int) -> None: ...
+
+    def put_quota(self, kind: QuotaKind, key: int, quota: Quota) -> None: ...
+    def add_quota(self, kind: QuotaKind, key: int, space: int, inodes: int) -> None:
+        """Add to a quota's use. A missing user or group record is created without limits; a missing dir record ignored."""
+        ...
+
+    def delete_quota(self, kind: QuotaKind, key: int) -> None: ...
+
+    def add_usage(self, space: int, inodes: int) -> None:
+        """Add to the volume's usedSpace and totalInodes."""
+        ...
+
+    def put_counter(self, name: str, value: int) -> None: ...
+    def put_setting(self, document: bytes) -> None: ...
+
+    def append_changelog(self, line: str) -> None:
+        """Add a line to the change log (only volumes with ChangeLog)."""
+        ...
+
+
+class Engine(Protocol):
+    """A store of metadata. Thread-safe; one object per process and volume."""
+
+    name: str
+    """The driver's name as users know it: sqlite3, memkv, redis, tikv, ..."""
+
+    reader: Reader
+    """Reads outside any transaction: each call sees the latest committed state."""
+
+    def transact(self, body: Callable[[Transaction], T]) -> T:
+        """Run `body` in a write transaction, retrying conflicts (up to 50 times, with jittered backoff).
+
+        Raises what `body` raises (nothing applied), `Unavailable`, or `OutcomeUnknown`.
+        """
+        ...
+
+    def view(self, body: Callable[[Reader], T]) -> T:
+        """Run `body` over one consistent state, without writing."""
+        ...
+
+    def allocate(self, counter: Literal["nextInode", "nextChunk"], count: int) -> range:
+        """Reserve `count` fresh numbers."""
+        ...
+
+    def increment(self, counter: str, delta: int = 1) -> int:
+        """Add to a counter (nextSession, nextTrash, ...) in a transaction of its own; the new value."""
+        ...
+
+    def intern_acl(self, rule: Rule) -> int:
+        """The id of an equal stored rule, or of a new one. Ids are never reused."""
+        ...
+
+    def gate(self, name: str, now: int, period: int) -> bool:
+        """Elect one client per period: set the cron gate `name` to `now` if it is at most `now - period`."""
+        ...
+
+    def sessions(self) -> list[SessionRecord]: ...
+
+    def stale_sessions(self, now: int, limit: int) -> list[int]:
+        """Ids of sessions that have expired, legacy ones included."""
+        ...
+
+    def session_locks(self, sid: int) -> tuple[dict[int, dict[int, bytes]], dict[int, dict[int, bytes]]]:
+        """BSD and POSIX locks of a session: {inode: {owner: value}} of each kind."""
+        ...
+
+    def drop_locks(self, sid: int) -> None:
+        """Remove every lock of a session."""
+        ...
+
+    def deleted_files(self, before: int, limit: int) -> list[DeletedFile]:
+        """Files deleted before `before`, oldest knowledge first where the store can tell."""
+        ...
+
+    def dead_slices(self) -> Iterator[tuple[int, int]]:
+        """Slices without references that are still to be deleted: (id, size)."""
+        ...
+
+    def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]: ...
+
+    def detached(self, before: int) -> list[int]:
+        """Directories of unfinished clones older than `before`."""
+        ...
+
+    def list_slices(self) -> Iterator[tuple[int, int, bytes]]:
+        """Every chunk of the volume: (inode, index, records)."""
+        ...
+
+    def list_nodes(self) -> Iterator[tuple[int, Attr]]:
+        """Every inode record of the volume."""
+        ...
+
+    def list_edges(self) -> Iterator[tuple[int, bytes, Dirent]]:
+        """Every directory entry of the volume: (parent, name, what it points to)."""
+        ...
+
+    def list_slice_refs(self) -> Iterator[tuple[int, int, int]]:
+        """Every stored reference count: (id, size, true references)."""
+        ...
+
+    def clear_dir_stats(self) -> None: ...
+    def clear_quotas(self, kinds: Iterable[QuotaKind]) -> None: ...
+
+    def init_counters(self, values: Mapping[str, int]) -> None:
+        """First-time counters of a volume that `format` creates, in this page's convention."""
+        ...
+
+    def prepare(self) -> None:
+        """Create or complete the store's schema (tables, columns); before the first write of a session."""
+        ...
+
+    def is_empty(self) -> bool:
+        """Whether the store holds nothing of any volume."""
+        ...
+
+    def reset(self) -> None:
+        """Remove everything of the volume."""
+        ...
+
+    def sync(self) -> None:
+        """Return when everything committed so far would survive a loss of power, as far as the store can promise."""
+        ...
+
+    def flush(self) -> None:
+        """Write deferred totals (usage, directory statistics, quotas) that the engine collects in memory, if any."""
+        ...
+
+    def close(self) -> None: ...
