@@ -112,7 +112,7 @@ def run(mountpoint: Path, plain: Path, options: argparse.Namespace) -> list[Row]
 
 
 class Work:
-    """The work of every row, on one directory. Methods run in the order of the rows, on files that earlier ones made."""
+    """The work of every row, on one directory. Methods run in the order of the rows, on earlier files."""
 
     def __init__(self, root: Path, options: argparse.Namespace) -> None:
         self.root = root

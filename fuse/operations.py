@@ -1,7 +1,7 @@
 """What a file system implements to be served: one method per kernel request, plain values in and out.
 
 Not here: bytes (abi, request, reply), the device, threads. A method fails by raising; the session turns the exception
-into an errno (`OSError.errno`, or whatever the `errno_of` given to the session says; anything unknown is EIO and logged).
+into an errno (`OSError.errno`, or whatever the `errno_of` given to it says; anything unknown is EIO and logged).
 A method that is not overridden answers ENOSYS, which the kernel remembers for most operations.
 """
 
@@ -18,8 +18,8 @@ Buffer = bytes | bytearray | memoryview
 class Caller:
     """Who sent a request: credentials as the kernel gives them, and whether the request was interrupted meanwhile.
 
-    `groups` is read from /proc when first asked for (the kernel sends only the primary group). `checked` says that the kernel
-    has already checked permissions (mount option default_permissions), so that the file system need not.
+    `groups` is read from /proc when first asked for (the kernel sends only the primary group). `checked` says that the
+    kernel has already checked permissions (mount option default_permissions), so that the file system need not.
     """
 
     __slots__ = ("_event", "_groups", "checked", "gid", "pid", "uid", "unique")
@@ -155,7 +155,7 @@ class StatFs(NamedTuple):
 
 
 class DirSink(Protocol):
-    """Where `readdir` puts entries. `add*` returns False when the reply is full: that entry is not taken, stop there."""
+    """Where `readdir` puts entries. `add*` answers False when the reply is full: that entry is not taken."""
 
     def add(self, name: bytes, ino: int, file_type: int, next_offset: int) -> bool:
         """Add a plain entry; `file_type` is the S_IFMT part of a mode; `next_offset` resumes the listing after it."""

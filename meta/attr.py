@@ -1,7 +1,7 @@
 """The inode record: `Attr` and its 72 to 81 bytes as stored in Redis, TKV and binary dumps.
 
-Layout, big endian: flags u8, type and mode u16 (type in the top 4 bits), uid u32, gid u32, then for atime, mtime, ctime each
-seconds i64 and nanoseconds u32 (all three grouped as sec, nsec), nlink u32, length u64, rdev u32, parent u64, then
+Layout, big endian: flags u8, type and mode u16 (type in the top 4 bits), uid u32, gid u32, then atime, mtime and ctime,
+each as seconds i64 and nanoseconds u32, nlink u32, length u64, rdev u32, parent u64, then
 access and default ACL ids u32 (only if one is set), tier u8 (only if set), and one zero byte of padding that
 the official encoder has always left at the end.
 """

@@ -1,15 +1,15 @@
 """What an engine offers to the rules: typed records, read and written inside a transaction.
 
-The rules (`meta.rules`) know nothing below this page, the engines (`meta.sql`, `meta.tkv`, ...) nothing above it. An engine
-maps each record to its store in the exact format of JuiceFS 1.4.1; values here are in one neutral convention:
+The rules (`meta.rules`) know nothing below this page, the engines (`meta.sql`, `meta.tkv`, ...) nothing above it. An
+engine maps each record to its store in the exact format of JuiceFS 1.4.1; values here are in one neutral convention:
 
 * names, symlink targets, xattr names and values are bytes; times are Unix seconds unless said otherwise;
 * slice references are *true* counts (1 = referenced once), whatever the store keeps;
 * counters `nextInode` and `nextChunk` are seen only through `Engine.allocate`, as ranges.
 
-A rule names what it will read with `prefetch`, reads, decides, and only then writes. A read after a write of the same record
-in the same transaction sees the written value. Nothing is visible to others before the commit; a body that raises changes
-nothing. A body may run several times (a conflict is retried), so it must not have side effects of its own.
+A rule names what it will read with `prefetch`, reads, decides, and only then writes. A read after a write of the same
+record in the same transaction sees the written value. Nothing is visible to others before the commit; a body that raises
+changes nothing. A body may run several times (a conflict is retried), so it must not have side effects of its own.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Reader(Protocol):
     def entry(self, parent: int, name: bytes) -> Dirent | None: ...
 
     def target(self, parent: int, name: bytes) -> tuple[Dirent, Attr | None] | None:
-        """An entry and the inode record that it leads to (None if that is missing), in one round trip where possible."""
+        """An entry and the inode record it leads to (None if that is missing), in one round trip where possible."""
         ...
 
     def has_entries(self, ino: int) -> bool:
@@ -121,7 +121,7 @@ class Reader(Protocol):
         ...
 
     def parents(self, ino: int) -> dict[int, int]:
-        """Directories that hold a hard-linked inode (Attr.parent == 0), with the number of its names in each (all > 0)."""
+        """Directories that hold a hard-linked inode (Attr.parent == 0), and how many of its names (all > 0)."""
         ...
 
     def symlink(self, ino: int) -> bytes | None: ...
@@ -189,7 +189,7 @@ class Transaction(Reader, Protocol):
     def delete_entry(self, parent: int, name: bytes) -> None: ...
 
     def add_parent(self, ino: int, parent: int, delta: int) -> None:
-        """Change the count of a hard-linked inode's names in a directory. No-op where the store derives it from entries."""
+        """Change the count of a hard-linked inode's names in a directory. No-op where entries tell it."""
         ...
 
     def delete_parents(self, ino: int) -> None: ...
@@ -230,7 +230,7 @@ class Transaction(Reader, Protocol):
     def delete_deleted_file(self, ino: int, length: int) -> None: ...
 
     def put_flock(self, ino: int, owner: Owner, kind: bytes | None) -> None:
-        """Set (b"R", b"W") or remove (None) a BSD lock, with whatever bookkeeping the store needs to clean a session."""
+        """Set (b"R", b"W") or remove (None) a BSD lock, and whatever the store needs to clean a session."""
         ...
 
     def put_plock(self, ino: int, owner: Owner, records: bytes | None) -> None: ...
@@ -248,14 +248,14 @@ class Transaction(Reader, Protocol):
 
     def put_dir_stat(self, ino: int, stat: DirStat) -> None: ...
     def add_dir_stat(self, ino: int, delta: DirStat) -> None:
-        """Add to a directory's totals if they are kept; a missing record stays missing (it is recomputed when needed)."""
+        """Add to a directory's totals if they are kept; a missing record stays missing (recomputed when needed)."""
         ...
 
     def delete_dir_stat(self, ino: int) -> None: ...
 
     def put_quota(self, kind: QuotaKind, key: int, quota: Quota) -> None: ...
     def add_quota(self, kind: QuotaKind, key: int, space: int, inodes: int) -> None:
-        """Add to a quota's use. A missing user or group record is created without limits; a missing dir record ignored."""
+        """Add to a quota's use. A missing user or group record is created without limits, a dir record is not."""
         ...
 
     def delete_quota(self, kind: QuotaKind, key: int) -> None: ...

@@ -1,7 +1,8 @@
 """What a rule knows besides the records: the volume's setting, the client's options, the clock, ids, open files.
 
-A rule is a function `rule(tx, vol, caller, ...)`. It reads and writes records through `tx` and takes everything else from `vol`.
-Bodies may be run again after a conflict, so whatever `vol` gives must be harmless to take twice (a lost inode number is).
+A rule is a function `rule(tx, vol, caller, ...)`. It reads and writes records through `tx` and takes everything else
+from `vol`. Bodies may be run again after a conflict, so what `vol` gives must be harmless to take twice (a lost inode
+number is).
 """
 
 from __future__ import annotations
