@@ -8,8 +8,9 @@ engine maps each record to its store in the exact format of JuiceFS 1.4.1; value
 * counters `nextInode` and `nextChunk` are seen only through `Engine.allocate`, as ranges.
 
 A rule names what it will read with `prefetch`, reads, decides, and only then writes. A read after a write of the same
-record in the same transaction sees the written value. Nothing is visible to others before the commit; a body that raises
-changes nothing. A body may run several times (a conflict is retried), so it must not have side effects of its own.
+record in the same transaction sees the written value. Nothing is visible to others before the commit; a body that
+raises changes nothing. A body may run several times (a conflict is retried), so it must not have side effects of its
+own.
 """
 
 from __future__ import annotations
