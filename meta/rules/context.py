@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from meta.config import MetaConfig
+from meta.rules.quotas import QuotaTable
 from meta.setting import Setting
 from meta.transaction import Engine
 from meta.types import ROOT
@@ -53,6 +54,7 @@ class Volume:
         self.root = ROOT  # the inode that this client calls 1 (`--subdir`)
         self.inodes = IdPool(engine, "nextInode", INODE_BATCH, lowest=2)
         self.slices = IdPool(engine, "nextChunk", SLICE_BATCH, lowest=1)
+        self.quotas = QuotaTable()  # replaced whole with every heartbeat
         self.is_open: Callable[[int], bool] = lambda ino: False
         """Whether this process holds the inode open (it must then outlive its last link)."""
 
