@@ -7,19 +7,31 @@ number is).
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
+from meta.acl import Rule
 from meta.config import MetaConfig
 from meta.rules.quotas import QuotaTable
 from meta.setting import Setting
-from meta.transaction import Engine
+from meta.transaction import Engine, Transaction
 from meta.types import ROOT
+
+T = TypeVar("T")
 
 INODE_BATCH = 1024
 SLICE_BATCH = 4096
+
+
+class Unprepared(Exception):
+    """A rule found that something must be fetched before its transaction; not an error: see `Volume.transact`."""
+
+    def __init__(self, fetch: Callable[[], object]) -> None:
+        super().__init__(fetch)
+        self.fetch = fetch
 
 
 class IdPool:
@@ -34,13 +46,27 @@ class IdPool:
         self._ids: Iterator[int] = iter(())
 
     def next(self) -> int:
-        """A number that no client has used or will use."""
+        """A number that no client has used or will use, for rules: raises `Unprepared` when the pool is dry."""
         with self._lock:
             for number in self._ids:
-                if number >= self._lowest:
-                    return number
-            self._ids = iter(self._engine.allocate(self._counter, self._batch))
-            return next(number for number in self._ids if number >= self._lowest)
+                return number
+        raise Unprepared(self._refill)
+
+    def take(self) -> int:
+        """The same outside of transactions: fills the pool itself."""
+        while True:
+            try:
+                return self.next()
+            except Unprepared:
+                self._refill()
+
+    def _refill(self) -> None:
+        with self._lock:
+            for number in self._ids:  # another thread was first
+                self._ids = itertools.chain((number,), self._ids)
+                return
+            fresh = self._engine.allocate(self._counter, self._batch)
+            self._ids = iter(range(max(fresh.start, self._lowest), fresh.stop))
 
 
 class Volume:
@@ -57,6 +83,24 @@ class Volume:
         self.quotas = QuotaTable()  # replaced whole with every heartbeat
         self.is_open: Callable[[int], bool] = lambda ino: False
         """Whether this process holds the inode open (it must then outlive its last link)."""
+
+        self._acl_ids: dict[bytes, int] = {}
+
+    def transact(self, body: Callable[[Transaction], T]) -> T:
+        """`Engine.transact` for rules: fetches what they find missing, and runs them again."""
+        while True:
+            try:
+                return self.engine.transact(body)
+            except Unprepared as missing:
+                missing.fetch()
+
+    def acl_id(self, rule: Rule) -> int:
+        """The id of a stored rule equal to this one. Raises `Unprepared` if this client does not know it yet."""
+        key = rule.encode()
+        number = self._acl_ids.get(key)
+        if number is None:
+            raise Unprepared(lambda: self._acl_ids.__setitem__(key, self.engine.intern_acl(rule)))
+        return number
 
     @staticmethod
     def now() -> tuple[int, int]:
