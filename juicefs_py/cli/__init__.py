@@ -1,0 +1,1 @@
+"""How the program talks with a person or a script: arguments, help, log lines, prompts, tables. No file system logic."""
