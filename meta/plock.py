@@ -1,7 +1,8 @@
 """POSIX record locks of one owner on one file: the stored list, and what setting and releasing a range does to it.
 
 Not who waits for whom (the rules of locks), and not BSD locks (a single letter).
-A record, big endian: type u32, pid u32, start u64, end u64 (inclusive); types are Linux's F_RDLCK, F_WRLCK, F_UNLCK, and official clients of other systems write their own numbers.
+A record, big endian: type u32, pid u32, start u64, end u64 (inclusive); types are Linux's F_RDLCK,
+F_WRLCK and F_UNLCK (official clients on other systems write their own numbers).
 """
 
 from __future__ import annotations
