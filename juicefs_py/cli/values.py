@@ -134,16 +134,6 @@ def tag(text: str) -> tuple[str, str]:
     return key, value
 
 
-def version(text: str) -> tuple[tuple[int, int, int], bool, str]:
-    """A key that orders versions: numbers, then "no pre-release" above any, then the pre-release as text."""
-    numbers, _, pre = text.partition("+")[0].partition("-")
-    parts = numbers.removeprefix("v").split(".")
-    if len(parts) > 3 or not all(part.isdigit() for part in parts):
-        raise ValueError("not a version")
-    major, minor, patch = (*(int(part) for part in parts), 0, 0)[:3]
-    return (major, minor, patch), not pre, pre
-
-
 def _plain_float(text: str) -> float:
     """A finite decimal number without the spellings that only Python accepts."""
     if not text or text.strip("0123456789.eE+-"):
