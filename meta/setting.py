@@ -112,14 +112,11 @@ class Setting:
         if self.meta_version > META_VERSION:
             raise SettingError(f"incompatible metadata version: {self.meta_version}; please upgrade the client")
         ours = Version.parse(COMPATIBLE_VERSION)
-        if self.min_client_version and ours < Version.parse(self.min_client_version):
-            raise SettingError(
-                f"check version: allowed minimum version: {self.min_client_version}; please upgrade the client"
-            )
-        if self.max_client_version and ours > Version.parse(self.max_client_version):
-            raise SettingError(
-                f"check version: allowed maximum version: {self.max_client_version}; please use an older client"
-            )
+        lowest, highest = self.min_client_version, self.max_client_version
+        if lowest and ours < Version.parse(lowest):
+            raise SettingError(f"check version: allowed minimum version: {lowest}; please upgrade the client")
+        if highest and ours > Version.parse(highest):
+            raise SettingError(f"check version: allowed maximum version: {highest}; please use an older client")
 
     def requiring(self, version: str) -> Setting:
         """The setting with the minimum client version raised to `version` (never lowered)."""
@@ -130,7 +127,7 @@ class Setting:
 
     def without_secrets(self) -> Setting:
         """For display: secrets that are set read "removed"."""
-        return self._with_secrets({name: REMOVED for name in self._secrets()}, self.key_encrypted)
+        return self._with_secrets(dict.fromkeys(self._secrets(), REMOVED), self.key_encrypted)
 
     def encrypted(self) -> Setting:
         """The setting with its secrets hidden; unchanged if they are already, or if there are none."""
