@@ -84,7 +84,7 @@ class Volume:
         self.is_open: Callable[[int], bool] = lambda ino: False
         """Whether this process holds the inode open (it must then outlive its last link)."""
 
-        self._acl_ids: dict[bytes, int] = {}
+        self._acl_ids: dict[Rule, int] = {}
 
     def transact(self, body: Callable[[Transaction], T]) -> T:
         """`Engine.transact` for rules: fetches what they find missing, and runs them again."""
@@ -96,10 +96,9 @@ class Volume:
 
     def acl_id(self, rule: Rule) -> int:
         """The id of a stored rule equal to this one. Raises `Unprepared` if this client does not know it yet."""
-        key = rule.encode()
-        number = self._acl_ids.get(key)
+        number = self._acl_ids.get(rule)
         if number is None:
-            raise Unprepared(lambda: self._acl_ids.__setitem__(key, self.engine.intern_acl(rule)))
+            raise Unprepared(lambda: self._acl_ids.__setitem__(rule, self.engine.intern_acl(rule)))
         return number
 
     @staticmethod

@@ -1,6 +1,6 @@
 """Which directories, users and groups have quotas: the little that each client remembers so that others pay nothing.
 
-Not the use and not the limits: those are records, read in the transaction that wants to grow. Reloaded with every heartbeat.
+Not the use and not the limits: those are records, read by whoever wants to grow. Reloaded with every heartbeat.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Accounting: what an operation adds to or takes from the volume, directories, quotas - and whether it still may.
 
-Not the totals themselves: those are records. Limits are soft where an engine answers totals from memory, as in upstream;
-shrinking is never refused. Order of checks: user quota, group quota (EDQUOT), capacity, inodes (ENOSPC), directories (EDQUOT).
+Not the totals themselves: those are records. Limits are soft where an engine answers totals from memory, as in
+upstream; shrinking is never refused. Order of checks: user and group quota (EDQUOT), capacity and inodes (ENOSPC),
+directory quotas (EDQUOT).
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def move_quota(
 
 
 def quota_chain(tx: Reader, vol: Volume, parent: int) -> list[int]:
-    """The directories with a quota from `parent` up to the volume's root, nearest first. Nothing in the trash has one."""
+    """The directories with a quota from `parent` up to the volume's root, nearest first; none above trash."""
     dirs = vol.quotas.dirs
     found: list[int] = []
     seen: set[int] = set()  # a damaged volume may hold a circle
