@@ -27,19 +27,15 @@ def run(argv: list[str]) -> int:
         code = _dispatch(argv)
         sys.stdout.flush()
         return code
-    except (Fatal, UsageError) as error:
-        _fatal(str(error), error)
     except BrokenPipeError:
         return _die_by(signal.SIGPIPE)
     except KeyboardInterrupt:
         return _die_by(signal.SIGINT)
     except Exception as error:  # the outermost frame: whatever it is, a person reads one line
-        _fatal(_explain(error), error)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return _die_by(signal.SIGPIPE)
-    return 1
+        from juicefs_py.cli.report import report
+
+        report(error)
+        return 1
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -127,34 +123,6 @@ def _set_up_log(globals_: Values) -> None:
     )  # fmt: skip
     if globals_.is_set("pyroscope"):
         log.LOG.warning("--pyroscope is not supported yet and ignored")
-
-
-def _fatal(message: str, error: BaseException) -> None:
-    from juicefs_py.cli import log
-
-    if not log.LOG.hasHandlers():
-        log.set_up()
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        pass
-    log.fatal(message, error.__traceback__)
-
-
-def _explain(error: Exception) -> str:
-    """One line about an error that no command has worded itself."""
-    from chunkstore.errors import StoreError
-    from meta.errors import MetaError
-
-    if isinstance(error, (MetaError, StoreError)):
-        return str(error)
-    if isinstance(error, OSError):
-        text = (error.strerror or str(error)).lower()
-        return f"{error.filename}: {text}" if error.filename else text
-    from juicefs_py.cli import log
-
-    log.LOG.debug("unexpected error", exc_info=error)
-    return f"internal error: {type(error).__name__}: {error}; run again with --verbose for details and report it"
 
 
 def _die_by(number: int) -> int:

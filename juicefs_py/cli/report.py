@@ -1,0 +1,35 @@
+"""How an error that ends a program is told: one FATAL line for a person, details only for those who ask."""
+
+from __future__ import annotations
+
+import sys
+
+from juicefs_py.cli import log
+from juicefs_py.cli.errors import Fatal, UsageError
+
+
+def report(error: BaseException) -> None:
+    """Print the FATAL line of an error."""
+    if not log.LOG.hasHandlers():
+        log.set_up()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        pass  # nobody reads it; the error still matters
+    log.fatal(explain(error), error.__traceback__)
+
+
+def explain(error: BaseException) -> str:
+    """One line about an error, in words that say what failed."""
+    if isinstance(error, (Fatal, UsageError)):
+        return str(error)
+    from chunkstore.errors import StoreError
+    from meta.errors import MetaError
+
+    if isinstance(error, (MetaError, StoreError)):
+        return str(error)
+    if isinstance(error, OSError):
+        text = (error.strerror or str(error)).lower()
+        return f"{error.filename}: {text}" if error.filename else text
+    log.LOG.debug("unexpected error", exc_info=error)
+    return f"internal error: {type(error).__name__}: {error}; run again with --verbose for details and report it"

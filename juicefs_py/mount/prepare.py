@@ -1,0 +1,57 @@
+"""Make a mount point fit to be mounted on: it exists, answers, is not the root of everything, and may be written to.
+
+A mount point that is in use already is fine (a second mount is stacked on it). Nothing is mounted here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+
+from juicefs_py.cli import log
+from juicefs_py.cli.control_client import strerror
+from juicefs_py.cli.errors import Fatal
+from juicefs_py.mount.readiness import look
+
+_LOOK_S = 3.0
+
+
+def prepare(path: str) -> str:
+    """The absolute path of the mount point, ready to be mounted on."""
+    if path.startswith("/dev/fd/"):
+        return path
+    path = os.path.abspath(path)
+    if path == "/":
+        raise Fatal("should not mount on the root directory")
+    found = look(path, _LOOK_S)
+    if found.error == errno.ENOENT:
+        _create(path)
+    elif found.error == errno.ENOTCONN or found.hangs:
+        log.LOG.info('mountpoint "%s" is broken: %s, umount it', path, "no answer" if found.hangs else "not connected")
+        lazy_umount(path)
+    elif found.error:
+        raise Fatal(f'stat "{path}": {strerror(found.error)}')
+    if not os.path.isdir(path):
+        raise Fatal(f'"{path}" is not a directory; choose a directory to mount on')
+    if os.getuid() != 0 and not os.access(path, os.W_OK):
+        raise Fatal(f'Do not have write permission on "{path}"')
+    return path
+
+
+def lazy_umount(path: str) -> None:
+    """Take the mount out of the tree now; it goes away when nobody uses it any more. Failures are only logged."""
+    command = ["umount", "-l", path] if os.getuid() == 0 else ["fusermount3", "-uz", path]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        if done.returncode:
+            log.LOG.warning("%s: %s", " ".join(command), done.stderr.strip())
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.LOG.warning("%s: %s", " ".join(command), error)
+
+
+def _create(path: str) -> None:
+    try:
+        os.makedirs(path, mode=0o777, exist_ok=True)
+    except OSError as error:
+        raise Fatal(f'create "{path}": {strerror(error.errno or 0)}') from None

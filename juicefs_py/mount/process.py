@@ -1,0 +1,127 @@
+"""Facts and settings of this very process: its title, limits, priority, memory behaviour. Nothing about mounts."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+
+_NOFILE = 100_000
+_PR_SET_THP_DISABLE = 41
+_PR_SET_IO_FLUSHER = 57
+_M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1
+_IGNORED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE)
+
+
+def set_title(words: list[str]) -> None:
+    """Make `/proc/PID/cmdline` one string, as `ps` and the tools that look for mounts expect. Cut if it does not fit.
+
+    The kernel reads the command line from the memory where the process found it at its start, so that is overwritten.
+    """
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end
+        title = os.fsencode(" ".join(words))[: end - start - 1]
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            memory.seek(start)
+            memory.write(title.ljust(end - start, b"\0"))
+    except (OSError, ValueError, IndexError):
+        pass  # cosmetic; a hardened kernel may refuse
+
+
+def ignore_stray_signals() -> None:
+    """Python dies of signals that other programs send to a JuiceFS process without harm."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def raise_limits() -> None:
+    """More descriptors than the usual 1024: cache files and connections need them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, _NOFILE)
+    for limit in ((wanted, max(hard, wanted)), (hard, hard)):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+            return
+        except (OSError, ValueError):
+            continue
+
+
+def protect_from_oom_killer() -> None:
+    """A mount that is killed for memory hangs everything that uses it. Not in a container, whose limit must hold."""
+    if os.getuid() == 0 and not in_container():
+        _write("/proc/self/oom_score_adj", "-1000")
+
+
+def in_container() -> bool:
+    """Whether this looks like the inside of a container."""
+    if os.environ.get("KUBERNETES_SERVICE_HOST") or any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv"))):
+        return True
+    try:
+        with open("/proc/1/cgroup", encoding="ascii") as cgroup:
+            text = cgroup.read()
+        return any(word in text for word in ("docker", "kubepods", "containerd", "lxc"))
+    except OSError:
+        return False
+
+
+def be_io_flusher() -> bool:
+    """Tell the kernel that reclaiming memory must not wait for this process. False without CAP_SYS_RESOURCE."""
+    return _prctl(_PR_SET_IO_FLUSHER, 1)
+
+
+def disable_huge_pages() -> bool:
+    """No transparent huge pages for this process and its children."""
+    return _prctl(_PR_SET_THP_DISABLE, 1)
+
+
+def prefer() -> None:
+    """Raise the priority if allowed: every user of the mount waits for this process."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -19)
+    except OSError:
+        pass
+
+
+def tune_memory() -> None:
+    """Few malloc arenas and prompt return of freed memory: many threads would otherwise each keep their own heap."""
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 20)
+
+
+def freeze_heap() -> None:
+    """What start-up left behind lives as long as the process: take it out of garbage collection."""
+    import gc
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def flush_streams() -> None:
+    """Before a fork or `os._exit`, so that nothing is printed twice or lost."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            pass
+
+
+def _prctl(option: int, value: int) -> bool:
+    import ctypes
+
+    return int(ctypes.CDLL(None).prctl(option, value, 0, 0, 0)) == 0
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+    except OSError:
+        pass

@@ -1,0 +1,97 @@
+"""Is a mount there and does it answer? A look at a mount point that can never hang the looker.
+
+A `stat` of a dead or stuck FUSE mount may block for good, so it runs in a forked child that can be left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from typing import NamedTuple
+
+from juicefs_py.mount.process import flush_streams
+
+_POLL_S = 0.02
+_DOT_S = 0.5
+
+
+class Look(NamedTuple):
+    """What a look found: the inode number, or the errno, or neither if there was no answer in time."""
+
+    ino: int | None
+    error: int | None
+
+    @property
+    def hangs(self) -> bool:
+        return self.ino is None and self.error is None
+
+
+def look(path: str, limit_s: float) -> Look:
+    """`stat` the path within `limit_s` seconds."""
+    receive, send = os.pipe()
+    flush_streams()
+    pid = os.fork()
+    if pid == 0:
+        _answer(path, send)
+    os.close(send)
+    try:
+        ready, _, _ = select.select([receive], [], [], limit_s)
+        words = os.read(receive, 64).split() if ready else []
+    finally:
+        os.close(receive)
+    if not words:
+        os.kill(pid, signal.SIGKILL)  # it may be beyond reach in the kernel; init collects it then
+        os.waitpid(pid, os.WNOHANG)
+        return Look(None, None)
+    os.waitpid(pid, 0)
+    ino, error = map(int, words)
+    return Look(None, error) if error else Look(ino, None)
+
+
+def _answer(path: str, send: int) -> None:
+    try:
+        found = f"{os.stat(path).st_ino} 0"
+    except OSError as error:
+        found = f"0 {error.errno}"
+    os.write(send, found.encode())
+    os._exit(0)
+
+
+def timeout_s() -> float:
+    """How long a mount may take to become ready (JFS_MOUNT_TIMEOUT, 10 s)."""
+    try:
+        return max(1.0, float(os.environ.get("JFS_MOUNT_TIMEOUT", "")))
+    except ValueError:
+        return 10.0
+
+
+def wait_until_ready(path: str, status: int, limit_s: float) -> str:
+    """Wait for the serving process: "" once the mount answers with inode 1, otherwise what went wrong.
+
+    `status` is a pipe on which the serving process writes a byte when it serves, and which closes when all of it is gone.
+    """
+    end = time.monotonic() + limit_s
+    next_dot = time.monotonic() + _DOT_S
+    dots = False
+    serving = False
+    while time.monotonic() < end:
+        if not serving and select.select([status], [], [], _POLL_S)[0]:
+            serving = bool(os.read(status, 1))
+            if not serving:
+                return _ended(dots, "The mount process ended before it was ready")
+        if serving:
+            if path.startswith("/dev/fd/") or look(path, end - time.monotonic()).ino == 1:
+                return _ended(dots, "")
+            time.sleep(_POLL_S)
+        if time.monotonic() >= next_dot:
+            print(".", end="", flush=True)
+            dots, next_dot = True, next_dot + _DOT_S
+    return _ended(dots, f"The mount point is not ready in {limit_s:.0f} seconds")
+
+
+def _ended(dots: bool, problem: str) -> str:
+    if dots:
+        print(flush=True)
+    return problem

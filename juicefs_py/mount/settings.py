@@ -1,0 +1,296 @@
+"""From mount options to the configurations of the metadata client, the data store, the VFS and the FUSE session.
+
+Pure translation with the warnings that belong to single options. What those configurations mean is said where they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from chunkstore.config import StoreConfig
+from fuse.config import SessionConfig
+from fuse.mount import MountOptions
+from juicefs_py import VERSION
+from juicefs_py.cli import log
+from juicefs_py.cli import values as grammar
+from juicefs_py.cli.args import Values
+from juicefs_py.cli.errors import Fatal
+from juicefs_py.vfs_config import VFSConfig
+from meta.config import MetaConfig
+from meta.setting import Setting
+
+_MIB = 1 << 20
+_NOBODY = 65534
+_NOT_YET = ("consul", "network-interfaces", "backup-skip-trash", "storage-class", "tag")
+_NEEDS_WRITEBACK = ("upload-delay", "upload-hours", "writeback-threshold-size", "max-stage-write")
+_CHECKSUMS = ("none", "full", "shrink", "extend")
+_EVICTIONS = ("none", "2-random", "lru")
+_ATIMES = ("noatime", "relatime", "strictatime")
+
+
+class KernelOptions(NamedTuple):
+    """What `-o` asks for, sorted out."""
+
+    passed: list[str]
+    allow_other: bool
+    read_only: bool
+    debug: bool
+    writeback_cache: bool
+    async_dio: bool
+
+
+def check(values: Values) -> None:
+    """Refuse what would be unsafe to ignore, and warn of what is ignored."""
+    if values.flag("writeback"):
+        raise Fatal("--writeback is not supported yet by juicefs_py; mount without it, data is then uploaded at once")
+    for name in _NOT_YET:
+        if values.is_set(name):
+            log.LOG.warning("--%s is not supported yet and ignored", name)
+    for name in _NEEDS_WRITEBACK:
+        if values.is_set(name):
+            log.LOG.warning("--%s has no effect without --writeback and is ignored", name)
+    backup = values.seconds("backup-meta")
+    if 0 < backup < 300 and os.environ.get("SKIP_BACKUP_META_CHECK") != "true":
+        raise Fatal(f"backup-meta should not be less than 5 minutes: {values.text('backup-meta')}")
+    if values.is_set("backup-meta") and backup:
+        log.LOG.warning("--backup-meta is not supported yet and ignored: back up the metadata database yourself")
+
+
+def kernel_options(values: Values) -> KernelOptions:
+    """Sort the comma list of `-o`."""
+    parts = [part for part in values.text("o").split(",") if part]
+    known = {"allow_other", "allow_root", "ro", "nonempty", "debug", "writeback_cache", "async_dio"}
+    return KernelOptions(
+        passed=[part for part in parts if part not in known],
+        allow_other="allow_other" in parts or "allow_root" in parts or os.getuid() == 0,
+        read_only="ro" in parts or values.flag("read-only"),
+        debug="debug" in parts,
+        writeback_cache="writeback_cache" in parts,
+        async_dio="async_dio" in parts,
+    )
+
+
+def meta_config(values: Values, mountpoint: str, read_only: bool) -> MetaConfig:
+    heartbeat = values.seconds("heartbeat")
+    max_deletes = values.number("max-deletes")
+    if max_deletes == 0:
+        log.LOG.warning("Deleting object will be disabled since max-deletes is 0")
+    return MetaConfig(
+        read_only=read_only,
+        subdir=values.text("subdir"),
+        atime_mode=_one_of(values, "atime-mode", _ATIMES),
+        skip_dir_mtime_s=values.seconds("skip-dir-mtime"),
+        skip_dir_nlink=values.number("skip-dir-nlink"),
+        open_cache_s=values.seconds("open-cache"),
+        open_cache_limit=values.number("open-cache-limit"),
+        heartbeat_s=min(max(heartbeat, 1.0), 600.0) if heartbeat else 0.0,
+        no_bgjob=values.flag("no-bgjob"),
+        max_deletes=max_deletes,
+        retries=values.number("io-retries"),
+        mount_point=mountpoint,
+        sort_dir=values.flag("sort-dir"),
+        fast_statfs=values.flag("fast-statfs"),
+    )
+
+
+def store_config(values: Values, setting: Setting) -> StoreConfig:
+    cache_size, directories = values.size("cache-size"), cache_dirs(values.text("cache-dir"), setting.uuid)
+    if cache_size == 0 and values.is_set("cache-size"):
+        directories = ()
+    block_size = setting.block_size << 10
+    return StoreConfig(
+        block_size=block_size,
+        compress=setting.compression,
+        hash_prefix=setting.hash_prefix,
+        cache_dirs=directories,
+        cache_size=cache_size,
+        cache_items=values.number("cache-items"),
+        free_space_ratio=values.real("free-space-ratio"),
+        cache_mode=cache_mode(values),
+        cache_eviction=_one_of(values, "cache-eviction", _EVICTIONS),
+        cache_checksum=_one_of(values, "verify-cache-checksum", _CHECKSUMS),
+        cache_scan_interval_s=values.seconds("cache-scan-interval"),
+        cache_expire_s=_cache_expire(values),
+        cache_full_block=not values.flag("cache-partial-only"),
+        cache_large_write=values.flag("cache-large-write"),
+        buffer_size=buffer_size(values),
+        readahead=max_readahead(values) if values.is_set("max-readahead") else 8 * block_size,
+        prefetch=values.number("prefetch"),
+        max_uploads=_at_least_one(values, "max-uploads", 1),
+        max_downloads=_at_least_one(values, "max-downloads", 200),
+        max_stage_write=values.number("max-stage-write"),
+        max_retries=values.number("io-retries"),
+        get_timeout_s=values.seconds("get-timeout"),
+        put_timeout_s=values.seconds("put-timeout"),
+        upload_limit=values.mbps("upload-limit") or setting.upload_limit,
+        download_limit=values.mbps("download-limit") or setting.download_limit,
+        auto_create=True,
+    )
+
+
+def vfs_config(values: Values, mountpoint: str, setting: Setting, kernel: KernelOptions) -> VFSConfig:
+    return VFSConfig(
+        attr_timeout_s=values.seconds("attr-cache"),
+        entry_timeout_s=values.seconds("entry-cache"),
+        dir_entry_timeout_s=values.seconds("dir-entry-cache"),
+        negative_timeout_s=values.seconds("negative-entry-cache"),
+        readdir_cache=values.flag("readdir-cache"),
+        hide_internal=values.flag("hide-internal"),
+        prefix_internal=values.flag("prefix-internal"),
+        root_squash=_squash(values, "root-squash"),
+        all_squash=_squash(values, "all-squash"),
+        non_default_permission=values.flag("non-default-permission"),
+        umask=umask(values),
+        enable_xattr=values.flag("enable-xattr") or setting.enable_acl,
+        enable_ioctl=values.flag("enable-ioctl"),
+        enable_cap=values.flag("enable-cap"),
+        enable_selinux=values.flag("enable-selinux"),
+        writeback_cache=kernel.writeback_cache,
+        io_retries=values.number("io-retries"),
+        put_timeout_s=values.seconds("put-timeout"),
+        buffer_size=buffer_size(values),
+        max_readahead=max_readahead(values),
+        version=VERSION,
+        mount_point=mountpoint,
+        labels=labels(values, mountpoint, setting),
+    )
+
+
+def session_config(values: Values, setting: Setting, kernel: KernelOptions) -> SessionConfig:
+    return SessionConfig(
+        max_write=min(max(values.size("max-fuse-io"), 4096), _MIB),
+        async_dio=kernel.async_dio,
+        posix_acl=setting.enable_acl,
+        dont_mask=setting.enable_acl or values.is_set("umask"),
+        writeback_cache=kernel.writeback_cache,
+        default_permissions=kernel_checks(values),
+        debug=kernel.debug,
+    )
+
+
+def mount_options(values: Values, setting: Setting, kernel: KernelOptions) -> MountOptions:
+    return MountOptions(
+        fsname=f"JuiceFS:{setting.name}",
+        subtype="juicefs",
+        options=kernel.passed,
+        allow_other=kernel.allow_other,
+        default_permissions=kernel_checks(values),
+        read_only=False,  # refused by the metadata client, so that .control stays writable
+        max_read=min(max(values.size("max-fuse-io"), 4096), _MIB),
+    )
+
+
+def kernel_checks(values: Values) -> bool:
+    """Whether the kernel checks permissions; not where all users are mapped to one."""
+    return not values.flag("non-default-permission") and not values.text("all-squash")
+
+
+def labels(values: Values, mountpoint: str, setting: Setting) -> dict[str, str]:
+    """Constant labels of every metric."""
+    found = {"vol_name": setting.name, "mp": mountpoint}
+    for part in filter(None, values.text("custom-labels").split(";")):
+        key, separator, value = part.partition(":")
+        if not separator or not key or ":" in value:
+            raise Fatal(f"invalid custom label: {part}; write key1:value1;key2:value2")
+        if key in ("mp", "vol_name", "instance"):
+            log.LOG.warning("overriding the label %s", key)
+        found[key] = value
+    return found
+
+
+def cache_dirs(text: str, uuid: str) -> tuple[str, ...]:
+    """Absolute cache directories of this volume; none stands for a cache in memory."""
+    parts = text.split(":") if ":" in text or "," not in text else text.split(",")
+    paths = [part for part in parts if part]
+    if not paths or paths == ["memory"]:
+        return ()
+    return tuple(os.path.join(os.path.abspath(os.path.expanduser(path)), uuid) for path in paths)
+
+
+def cache_mode(values: Values) -> int:
+    try:
+        return grammar.octal(values.text("cache-mode"), 32)
+    except ValueError as reason:
+        log.LOG.warning("Invalid cache-mode %s: %s, using 0600", values.text("cache-mode"), reason)
+        return 0o600
+
+
+def umask(values: Values) -> int | None:
+    text = values.text("umask")
+    if not text:
+        return None
+    try:
+        return grammar.octal(text, 16)
+    except ValueError as reason:
+        raise Fatal(f'invalid umask "{text}": {reason}; write it in octal, for example 022') from None
+
+
+def buffer_size(values: Values) -> int:
+    size = values.size("buffer-size")
+    if size <= 32 * _MIB:
+        log.LOG.warning("buffer-size %s is too small, setting it to 32 MiB", values.text("buffer-size"))
+        return 32 * _MIB
+    return size
+
+
+def max_readahead(values: Values) -> int | None:
+    return values.size("max-readahead") if values.is_set("max-readahead") else None
+
+
+def _cache_expire(values: Values) -> float:
+    expire = values.seconds("cache-expire")
+    if 0 < expire < 1:
+        log.LOG.warning("cache-expire should be at least 1 second, setting it to 1s")
+        return 1.0
+    return expire
+
+
+def _at_least_one(values: Values, name: str, instead: int) -> int:
+    number = values.number(name)
+    if number <= 0:
+        log.LOG.warning("%s should be greater than 0, setting it to %d", name, instead)
+        return instead
+    return number
+
+
+def _one_of(values: Values, name: str, choices: tuple[str, ...]) -> str:
+    text = values.text(name)
+    if text in choices:
+        return text
+    default = values.table[name].default
+    log.LOG.warning("unknown %s: %s, setting it to %s", name, text, default)
+    return default
+
+
+def _squash(values: Values, name: str) -> tuple[int, int] | None:
+    """`U:G`; empty parts and 0 mean nobody and nogroup."""
+    text = values.text(name)
+    if not values.is_set(name) or not text:
+        return None
+    user, _, group = text.partition(":")
+    import grp
+    import pwd
+
+    nobody = _or(_NOBODY, lambda: pwd.getpwnam("nobody").pw_uid)
+    nogroup = _or(_NOBODY, lambda: grp.getgrnam("nogroup").gr_gid)
+    return _id(name, user, nobody), _id(name, group, nogroup)
+
+
+def _id(name: str, text: str, nobody: int) -> int:
+    if not text:
+        return nobody
+    if not text.isdigit() or int(text) >= 1 << 32:
+        raise Fatal(f'invalid --{name}: "{text}" is not a user or group number; write uid:gid')
+    if int(text) == 0:
+        log.LOG.warning("--%s to root is refused, using %d", name, nobody)
+        return nobody
+    return int(text)
+
+
+def _or(default: int, read: Callable[[], int]) -> int:
+    try:
+        return read()
+    except KeyError:
+        return default
