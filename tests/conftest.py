@@ -1,0 +1,127 @@
+"""Options, markers and the mounts that test modules share.
+
+`--long` runs the long versions of the batteries; `--local DIR` runs the batteries of mounts on a plain directory instead:
+a battery that fails there says nothing about us.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mounts
+import pytest
+from mounts import Mount, Volume
+from needs import need_fuse
+
+WATCHDOG_S = 20.0
+"""A hanging mount is aborted this long before pytest-timeout would give up, so that the test ends with an error."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("juicefs_py")
+    group.addoption("--long", action="store_true", help="run the long versions of the batteries")
+    group.addoption("--local", metavar="DIR", help="run the batteries of mounts on this directory instead of a mount")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: runs only with --long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="runs with --long"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Abort living mounts when a test hangs: a thread that waits in the kernel hears no signal of pytest-timeout."""
+    marker = item.get_closest_marker("timeout")
+    limit_s = float(marker.args[0] if marker and marker.args else item.config.getini("timeout") or 300)
+    watchdog = threading.Timer(max(limit_s - WATCHDOG_S, 1), mounts.abort_all)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        return (yield)
+    finally:
+        watchdog.cancel()
+
+
+@pytest.fixture(scope="session")
+def long_run(pytestconfig: pytest.Config) -> bool:
+    """Whether --long was given."""
+    return bool(pytestconfig.getoption("--long"))
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A local directory that any user may enter (pytest's tmp_path lies below a private one), removed afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="jfs-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def new_mount(scratch: Path) -> Iterator[Callable[..., Mount]]:
+    """Makes mounts: new_mount(engine="sqlite", options=(), format_options=...). Each ends with the test, its log read."""
+    need_fuse()
+    made: list[Mount] = []
+
+    def make(engine: str = "sqlite", options: tuple[str, ...] = (), **settings: tuple[str, ...]) -> Mount:
+        number = len(made) + 1
+        volume = Volume(scratch / f"vol{number}", engine, **settings).format()
+        made.append(Mount(volume, scratch / f"mnt{number}", options))
+        return made[-1].start()
+
+    yield make
+    end_all(made)
+
+
+@pytest.fixture(scope="session")
+def shared_mount(pytestconfig: pytest.Config) -> Iterator[Path]:
+    """The root of one SQLite volume mounted for the whole run, or the directory of --local."""
+    local = pytestconfig.getoption("--local")
+    if local:
+        yield Path(local)
+        return
+    need_fuse()
+    directory = Path(tempfile.mkdtemp(prefix="jfs-shared-"))
+    directory.chmod(0o755)
+    mount = Mount(Volume(directory / "vol").format(), directory / "mnt").start()
+    yield mount.path
+    end_all([mount])
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def place(shared_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A fresh directory of this test on the shared mount."""
+    path = Path(tempfile.mkdtemp(prefix=f"{request.node.name[:40].replace('/', '_')}-", dir=shared_mount))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+    for mount in list(mounts.live):
+        if mount.path == shared_mount:
+            mount.check_log()
+
+
+def end_all(made: list[Mount]) -> None:
+    """Stop what still runs; raise the first complaint when all have ended."""
+    complaint: BaseException | None = None
+    for mount in made:
+        try:
+            if mount in mounts.live:
+                mount.stop()
+            else:
+                mount.check_log()
+        except BaseException as error:  # every mount must end, whatever another one does
+            complaint = complaint or error
+    if complaint is not None:
+        raise complaint

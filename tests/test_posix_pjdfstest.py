@@ -1,0 +1,85 @@
+"""pjdfstest (its Rust edition) over a mount: both engines, kernel write-back cache off and on.
+
+Not here: our own POSIX cases (the other test_posix_*.py). Nothing may fail, no case is excused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mounts import Mount
+from needs import need_root, tool
+
+CONFIG = """
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+utime_now = {}
+utimensat = {}
+
+[settings]
+naptime = 0.02
+allow_remount = false
+
+[dummy_auth]
+entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
+"""
+RESULT = re.compile(r"^(\S+::\S+)\s+(ok|FAILED|skipped)$", re.MULTILINE)
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+SKIPPED = re.compile(r"::erofs_")
+"""What may be skipped: EROFS by remounting; test_posix_readonly.py mounts read-only instead."""
+LEAST = 380
+"""Cases that must have passed, so that a run that silently does little is seen."""
+
+
+def run_pjdfstest(directory: Path, patterns: tuple[str, ...] = ()) -> dict[str, str]:
+    """Run the suite in `directory`; result by test name."""
+    need_root()
+    program = tool("pjdfstest")
+    # A second file system for the EXDEV cases: anything that is not the one under test.
+    elsewhere = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    config = elsewhere / "pjdfstest.toml"
+    config.write_text(CONFIG)
+    try:
+        done = subprocess.run(
+            [program, "-c", str(config), "-p", str(directory), "-s", str(elsewhere), *patterns],
+            capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(elsewhere)
+    text = COLOUR.sub("", done.stdout)
+    results = dict(RESULT.findall(text))
+    assert results, f"pjdfstest ran nothing: exit {done.returncode}\n{text[-3000:]}\n{done.stderr[-3000:]}"
+    failed = [name for name, result in results.items() if result == "FAILED"]
+    if failed:
+        details = [_detail(text, name) for name in failed[:20]]
+        pytest.fail(f"{len(failed)} of {len(results)} failed: {failed}\n" + "\n".join(details), pytrace=False)
+    return results
+
+
+def _detail(text: str, name: str) -> str:
+    """The first lines that the runner prints below a failed case."""
+    start = text.index(f"{name} ")
+    return "\n".join(text[start : start + 1200].splitlines()[:6])
+
+
+@pytest.mark.parametrize("options", [(), ("-o", "writeback_cache")], ids=["plain", "writeback_cache"])
+@pytest.mark.parametrize("engine", ["sqlite", "memkv"])
+def test_pjdfstest(
+    engine: str, options: tuple[str, ...], new_mount: Callable[..., Mount], pytestconfig: pytest.Config
+) -> None:
+    local = pytestconfig.getoption("--local")
+    root = Path(local) if local else new_mount(engine, options).path
+    results = run_pjdfstest(root)
+    passed = sum(result == "ok" for result in results.values())
+    skipped = [name for name, result in results.items() if result == "skipped" and not SKIPPED.search(name)]
+    print(f"pjdfstest on {engine} {' '.join(options)}: {passed} passed of {len(results)}")
+    assert passed >= LEAST
+    assert not skipped
