@@ -67,7 +67,7 @@ def mknod(
     require(tx, caller, directory, WRITE)
     refuse_flags(directory, FLAG_IMMUTABLE)
     now = vol.now()
-    attr = _inherit(tx, vol, caller, parent, directory, _new(caller, type, mode, now), umask)
+    attr = _inherit(tx, vol, caller, parent, directory, new_attr(caller, type, mode, now), umask)
     if type in (BLOCKDEV, CHARDEV):
         attr.rdev = rdev
     elif type == SYMLINK:
@@ -104,7 +104,8 @@ def _check_new(parent: int, name: bytes, type: int, target: bytes) -> None:
         raise Refused(errno.ENAMETOOLONG)
 
 
-def _new(caller: Caller, type: int, mode: int, now: Time) -> Attr:
+def new_attr(caller: Caller, type: int, mode: int, now: Time) -> Attr:
+    """A new inode of the caller's that has inherited nothing yet."""
     is_dir = type == DIRECTORY
     return Attr(
         type, 0o777 if type == SYMLINK else mode & 0o7777, caller.uid, caller.gid,

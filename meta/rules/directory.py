@@ -63,10 +63,21 @@ def update_parent(
     if force or nlink or not 0 <= age < vol.config.skip_dir_mtime_s:
         attr.mtime, attr.mtimensec = now
         stamp(attr, now)
-        attr.nlink += nlink
+        attr.nlink = max(attr.nlink + nlink, 2)
         tx.put_attr(ino, attr)
 
 
 def stamp(attr: Attr, now: Time) -> None:
     """Set the time of the last change of the inode."""
     attr.ctime, attr.ctimensec = now
+
+
+def reparent(tx: Transaction, ino: int, attr: Attr, source: int, target: int) -> None:
+    """Note that a name of the inode moved between directories. The caller stores `attr`."""
+    if source == target:
+        return
+    if attr.parent or attr.is_dir:
+        attr.parent = target
+    else:
+        tx.add_parent(ino, target, 1)
+        tx.add_parent(ino, source, -1)

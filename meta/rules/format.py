@@ -1,4 +1,7 @@
-"""A volume's birth and its changes of setting: what `format` and `config` write. Not which option changes what (commands)."""
+"""A volume's birth and its changes of setting: what `format` and `config` write.
+
+Not which option changes what (commands).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ def init_volume(engine: Engine, setting: Setting, *, force: bool = False) -> Set
         engine.clear_quotas(("user", "group"))
 
     def body(tx: Transaction) -> None:
-        _ensure_trash(tx, new)
+        if new.trash_days > 0:
+            ensure_trash(tx)
         tx.put_setting(new.to_json().encode())
 
     engine.transact(body)
@@ -45,15 +49,17 @@ def _create(engine: Engine, setting: Setting) -> Setting:
     def body(tx: Transaction) -> None:
         if tx.attr(ROOT) is None:
             tx.put_attr(ROOT, _directory(0o777))
-        _ensure_trash(tx, setting)
+        if setting.trash_days > 0:
+            ensure_trash(tx)
         tx.put_setting(setting.to_json().encode())
 
     engine.transact(body)
     return setting
 
 
-def _ensure_trash(tx: Transaction, setting: Setting) -> None:
-    if setting.trash_days > 0 and tx.attr(TRASH) is None:
+def ensure_trash(tx: Transaction) -> None:
+    """Create the trash root unless there is one. No entry leads to it and no total counts it."""
+    if tx.attr(TRASH) is None:
         tx.put_attr(TRASH, _directory(0o555))
 
 

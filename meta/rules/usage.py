@@ -40,7 +40,12 @@ def check_growth(
         raise Refused(errno.ENOSPC)
     if setting.inodes > 0 and inodes > 0 and tx.counter("totalInodes") + inodes > setting.inodes:
         raise Refused(errno.ENOSPC)
-    if quotas.dirs:
+    check_directories(tx, vol, parents, space, inodes)
+
+
+def check_directories(tx: Reader, vol: Volume, parents: Iterable[int], space: int, inodes: int) -> None:
+    """Refuse (EDQUOT) a growth that only directory quotas count, such as another link."""
+    if vol.quotas.dirs:
         for parent in parents:
             _check_chain(tx, quota_chain(tx, vol, parent), space, inodes)
 

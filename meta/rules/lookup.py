@@ -1,0 +1,113 @@
+"""Finding inodes: by name, by path, the entries of a directory, and the paths that lead to an inode.
+
+Nothing is changed here, so these rules take a `Reader`: the engine's own, or a transaction.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from meta.attr import Attr
+from meta.errors import Refused
+from meta.rules.access import EXECUTE, READ, require
+from meta.rules.context import Volume
+from meta.rules.directory import searchable
+from meta.transaction import DirItem, Reader
+from meta.types import MAX_NAME, ROOT, TRASH, TRASH_NAME, Caller
+
+PAGE = 4096  # entries listed at a time
+
+
+def lookup(reader: Reader, vol: Volume, caller: Caller, parent: int, name: bytes) -> tuple[int, Attr]:
+    """The inode under a name. An entry whose inode record is missing is answered with its type alone."""
+    if name in (b".", b".."):
+        return _dots(reader, vol, caller, parent, name)
+    if len(name) > MAX_NAME:
+        raise Refused(errno.ENAMETOOLONG)
+    if not caller.checked:
+        searchable(reader, caller, parent)
+    if parent == ROOT and vol.root == ROOT and name == TRASH_NAME:
+        return TRASH, _attr(reader, TRASH)
+    found = reader.target(parent, name)
+    if found is None:
+        raise Refused(errno.ENOENT)
+    entry, attr = found
+    return entry.ino, attr or Attr(entry.type)
+
+
+def _dots(reader: Reader, vol: Volume, caller: Caller, parent: int, name: bytes) -> tuple[int, Attr]:
+    directory = searchable(reader, caller, parent)
+    if name == b".." and parent != vol.root:
+        return directory.parent, _attr(reader, directory.parent)
+    return parent, directory
+
+
+def _attr(reader: Reader, ino: int) -> Attr:
+    attr = reader.attr(ino)
+    if attr is None:
+        raise Refused(errno.ENOENT)
+    return attr
+
+
+def resolve(reader: Reader, vol: Volume, caller: Caller, start: int, path: bytes) -> tuple[int, Attr]:
+    """Walk a path from the directory `start` (from the client's root, if the path begins with a slash).
+
+    Symlinks are not followed: one in the middle is ENOTDIR.
+    """
+    ino = vol.root if path.startswith(b"/") else start
+    attr = _attr(reader, ino)
+    for name in path.split(b"/"):
+        if not name:
+            continue
+        if not attr.is_dir:
+            raise Refused(errno.ENOTDIR)
+        ino, attr = lookup(reader, vol, caller, ino, name)
+    return ino, attr
+
+
+def list_dir(
+    reader: Reader, vol: Volume, caller: Caller, ino: int, plus: bool, after: bytes | None = None, limit: int = -1
+) -> list[DirItem]:
+    """Entries of a directory behind the name `after`, without "." and ".."; with attributes if `plus`."""
+    if not caller.checked:
+        attr = _attr(reader, ino)
+        if not attr.is_dir:
+            raise Refused(errno.ENOTDIR)
+        require(reader, caller, attr, READ | EXECUTE if plus else READ)
+    items = reader.list_entries(ino, plus=plus, after=after, limit=limit)
+    return items if all(item.name for item in items) else [item for item in items if item.name]
+
+
+def entries(reader: Reader, ino: int, *, plus: bool = False) -> Iterator[list[DirItem]]:
+    """All entries of a directory, page by page. Entries that come or go meanwhile may be seen or not."""
+    after = None
+    while items := reader.list_entries(ino, plus=plus, after=after, limit=PAGE):
+        yield items
+        if len(items) != PAGE:  # the last page, or an engine that answers everything
+            return
+        after = items[-1].name
+
+
+def paths(reader: Reader, vol: Volume, ino: int) -> list[bytes]:
+    """Every path from the client's root to an inode: one for each link; none if it lies outside."""
+    return _paths(reader, vol, ino, {vol.root: [b"/"]})
+
+
+def _paths(reader: Reader, vol: Volume, ino: int, known: dict[int, list[bytes]]) -> list[bytes]:
+    if ino not in known:
+        known[ino] = []  # what a circle in a damaged volume finds
+        attr = reader.attr(ino)
+        found: list[bytes] = []
+        if ino == TRASH:
+            found = [b"/" + TRASH_NAME] if vol.root == ROOT else []
+        elif attr is not None and ino != ROOT:
+            for parent in [attr.parent] if attr.parent else reader.parents(ino):
+                for above in _paths(reader, vol, parent, known):
+                    found += [above.rstrip(b"/") + b"/" + name for name in _names(reader, parent, ino)]
+        known[ino] = found
+    return known[ino]
+
+
+def _names(reader: Reader, parent: int, ino: int) -> list[bytes]:
+    return [item.name for page in entries(reader, parent) for item in page if item.ino == ino]
