@@ -1,6 +1,6 @@
 """Options, markers and the mounts that test modules share.
 
-`--long` runs the long versions of the batteries; `--local DIR` runs the batteries of mounts on a plain directory instead:
+`--long` runs the long versions of the batteries; `--local DIR` runs the batteries of mounts on a plain directory:
 a battery that fails there says nothing about us.
 """
 
@@ -24,19 +24,24 @@ WATCHDOG_S = 20.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("juicefs_py")
     group.addoption("--long", action="store_true", help="run the long versions of the batteries")
+    group.addoption("--quick", action="store_true", help="leave out the batteries over real mounts")
     group.addoption("--local", metavar="DIR", help="run the batteries of mounts on this directory instead of a mount")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: runs only with --long")
+    config.addinivalue_line("markers", "battery: many operations on a real mount; --quick leaves it out")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long"):
-        return
-    for item in items:
-        if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.skip(reason="runs with --long"))
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="runs with --long"))
+    if config.getoption("--quick"):
+        left_out = [item for item in items if item.get_closest_marker("battery")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,7 +75,7 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture
 def new_mount(scratch: Path) -> Iterator[Callable[..., Mount]]:
-    """Makes mounts: new_mount(engine="sqlite", options=(), format_options=...). Each ends with the test, its log read."""
+    """Makes mounts: new_mount(engine="sqlite", options=(), format_options=...). Each ends with the test."""
     need_fuse()
     made: list[Mount] = []
 
