@@ -1,0 +1,136 @@
+"""Results of operations turned into reply payloads: one function per reply kind.
+
+Not here: the reply header (session) and the decisions which kind an opcode has (opcodes). A payload is `bytes`, or a
+list of buffers that is gathered by writev without copying.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from fuse import abi
+from fuse.operations import Buffer, Entry, FileLock, Opened, Stat, StatFs
+
+Payload = bytes | list[Buffer]
+
+_pack_entry = abi.fuse_entry_out.pack
+_pack_attr = abi.fuse_attr_out.pack
+_pack_create = abi.fuse_create_out.pack
+_pack_plus = abi.fuse_direntplus.pack
+_pack_dirent = abi.fuse_dirent.pack
+_PADDING = tuple(b"\0" * (-length % 8) for length in range(8))
+
+
+def nothing(_: None) -> bytes:
+    """Only a header."""
+    return b""
+
+
+def entry(result: Entry) -> bytes:
+    stat, entry_valid, attr_valid, generation = result
+    entry_s, attr_s = int(entry_valid), int(attr_valid)
+    entry_ns, attr_ns = int((entry_valid - entry_s) * 1e9), int((attr_valid - attr_s) * 1e9)
+    return _pack_entry(stat[0], generation, entry_s, attr_s, entry_ns, attr_ns, *stat)
+
+
+def attr(result: tuple[Stat, float]) -> bytes:
+    stat, valid = result
+    seconds = int(valid)
+    return _pack_attr(seconds, int((valid - seconds) * 1e9), *stat)
+
+
+def opened(result: Opened) -> bytes:
+    return abi.fuse_open_out.pack(*result)
+
+
+def created(result: tuple[Entry, Opened]) -> bytes:
+    return entry(result[0]) + abi.fuse_open_out.pack(*result[1])
+
+
+def data(result: Buffer | Sequence[Buffer]) -> Payload:
+    """Bytes as they are: one buffer or several."""
+    if isinstance(result, bytes | bytearray | memoryview):
+        return [result]
+    return list(result)
+
+
+def raw(result: bytes) -> bytes:
+    return result
+
+
+def written(result: int) -> bytes:
+    return abi.fuse_write_out.pack(result)
+
+
+def statfs(result: StatFs) -> bytes:
+    return abi.fuse_statfs_out.pack(*result)
+
+
+def lock(result: FileLock) -> bytes:
+    return abi.fuse_lk_out.pack(*result)
+
+
+def ioctl(result: tuple[int, bytes]) -> Payload:
+    return [abi.fuse_ioctl_out.pack(result[0], 0, 0, 0), result[1]]
+
+
+def offset(result: int) -> bytes:
+    return abi.fuse_lseek_out.pack(result)
+
+
+def copied(result: int) -> bytes:
+    return abi.fuse_copy_file_range_out.pack(result)
+
+
+def sized(value: bytes, size: int) -> bytes:
+    """An xattr answer: the length alone when `size` is 0, the value when it fits, else ERANGE."""
+    if size == 0:
+        return abi.fuse_getxattr_out.pack(len(value))
+    if len(value) > size:
+        raise OSError(errno.ERANGE, "extended attribute does not fit the caller's buffer")
+    return value
+
+
+class Listing:
+    """A directory reply under construction: the DirSink that READDIR and READDIRPLUS fill.
+
+    `plus` says which of the two it is. In a READDIRPLUS reply a plain `add` becomes an entry without attributes (node
+    id 0), which the kernel lists without caching anything about it.
+    """
+
+    __slots__ = ("_plus", "_room", "payload")
+
+    def __init__(self, size: int, plus: bool) -> None:
+        self.payload = bytearray()
+        self._room = size
+        self._plus = plus
+
+    def add(self, name: bytes, ino: int, file_type: int, next_offset: int) -> bool:
+        if self._plus:
+            none = (0,) * 22
+            return self._append(_pack_plus(*none, ino, next_offset, len(name), file_type >> 12), name)
+        return self._append(_pack_dirent(ino, next_offset, len(name), file_type >> 12), name)
+
+    def add_plus(self, name: bytes, entry: Entry, next_offset: int) -> bool:
+        stat, entry_valid, attr_valid, generation = entry
+        if not self._plus:
+            return self.add(name, stat.ino, stat.mode, next_offset)
+        entry_s, attr_s = int(entry_valid), int(attr_valid)
+        record = _pack_plus(
+            stat.ino, generation, entry_s, attr_s, int((entry_valid - entry_s) * 1e9), int((attr_valid - attr_s) * 1e9),
+            *stat,
+            stat.ino, next_offset, len(name), (stat.mode & 0o170000) >> 12,
+        )  # fmt: skip
+        return self._append(record, name)
+
+    def _append(self, record: bytes, name: bytes) -> bool:
+        padding = _PADDING[len(name) & 7]
+        length = len(record) + len(name) + len(padding)
+        if length > self._room:
+            return False
+        self._room -= length
+        self.payload += record
+        self.payload += name
+        self.payload += padding
+        return True
