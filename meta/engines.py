@@ -1,0 +1,40 @@
+"""From a metadata URL to an engine, and how such a URL may be shown. Not the engines themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Final
+
+from meta.errors import BadURL, MetaError
+from meta.transaction import Engine
+
+_ENGINES: Final = {"sqlite3": "meta.sql.engine", "memkv": "meta.tkv.engine"}
+"""Scheme to the module whose `open_url(url, read_only)` makes the engine; imported when asked for."""
+
+_OFFICIAL: Final = ("redis", "rediss", "unix", "mysql", "postgres", "badger", "etcd", "tikv", "fdb")
+
+
+def open_engine(url: str, read_only: bool = False) -> Engine:
+    """The engine of a metadata URL. Nothing is created before `Engine.prepare`.
+
+    Raises `BadURL` for what no engine understands, `MetaError` for one that only official clients have, `Unavailable`.
+    """
+    if "://" not in url:
+        url = "redis://" + url
+    scheme = url.partition("://")[0]
+    module = _ENGINES.get(scheme)
+    if module is None:
+        if scheme in _OFFICIAL:
+            raise MetaError(f"metadata engine {scheme} is not supported yet; supported: {', '.join(sorted(_ENGINES))}")
+        raise BadURL(f"Invalid meta driver: {scheme}")
+    opener: Callable[[str, bool], Engine] = import_module(module).open_url
+    return opener(url, read_only)
+
+
+def mask_url(url: str) -> str:
+    """The URL with the password of its credentials hidden, for logs and process titles."""
+    end = url.rfind("@")
+    scheme_end = url.find("://")
+    start = url.find(":", scheme_end + 3 if scheme_end >= 0 else 0)
+    return f"{url[:start]}:****{url[end:]}" if 0 <= start < end else url
