@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 
 from juicefs_py.cli import log
 from juicefs_py.cli.control_client import strerror
@@ -41,13 +40,14 @@ def prepare(path: str) -> str:
 
 def lazy_umount(path: str) -> None:
     """Take the mount out of the tree now; it goes away when nobody uses it any more. Failures are only logged."""
-    command = ["umount", "-l", path] if os.getuid() == 0 else ["fusermount3", "-uz", path]
+    from fuse.errors import MountError
+    from fuse.mount import unmount
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-        if done.returncode:
-            log.LOG.warning("%s: %s", " ".join(command), done.stderr.strip())
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.LOG.warning("%s: %s", " ".join(command), error)
+        unmount(path, lazy=True)
+    except MountError as error:
+        if error.errno != errno.EINVAL:  # not mounted (any more) is what was wanted
+            log.LOG.warning("%s", error)
 
 
 def _create(path: str) -> None:

@@ -23,6 +23,7 @@ from meta.setting import Setting
 
 _MIB = 1 << 20
 _NOBODY = 65534
+_MEMORY = ("memory",)
 _NOT_YET = ("consul", "network-interfaces", "backup-skip-trash", "storage-class", "tag")
 _NEEDS_WRITEBACK = ("upload-delay", "upload-hours", "writeback-threshold-size", "max-stage-write")
 _CHECKSUMS = ("none", "full", "shrink", "extend")
@@ -97,8 +98,9 @@ def meta_config(values: Values, mountpoint: str, read_only: bool) -> MetaConfig:
 
 def store_config(values: Values, setting: Setting) -> StoreConfig:
     cache_size, directories = values.size("cache-size"), cache_dirs(values.text("cache-dir"), setting.uuid)
-    if cache_size == 0 and values.is_set("cache-size"):
-        directories = ()
+    if cache_size == 0:
+        log.LOG.warning("cache-size is 0: blocks are not cached on disk")
+        directories = _MEMORY
     block_size = setting.block_size << 10
     return StoreConfig(
         block_size=block_size,
@@ -201,11 +203,11 @@ def labels(values: Values, mountpoint: str, setting: Setting) -> dict[str, str]:
 
 
 def cache_dirs(text: str, uuid: str) -> tuple[str, ...]:
-    """Absolute cache directories of this volume; none stands for a cache in memory."""
+    """Absolute cache directories of this volume, or the word that stands for a cache in memory."""
     parts = text.split(":") if ":" in text or "," not in text else text.split(",")
     paths = [part for part in parts if part]
     if not paths or paths == ["memory"]:
-        return ()
+        return _MEMORY
     return tuple(os.path.join(os.path.abspath(os.path.expanduser(path)), uuid) for path in paths)
 
 

@@ -1,0 +1,245 @@
+"""`juicefs config`: show the setting of a volume, or change what is given on the command line and differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from juicefs_py.cli import prompt, sizes
+from juicefs_py.cli import values as grammar
+from juicefs_py.cli.args import Command, Option, Values
+from juicefs_py.cli.errors import Fatal
+from juicefs_py.cli.options import management, volume_storage
+
+_VERSIONS = ("min-client-version", "max-client-version")
+_CREDENTIALS = ("bucket", "access-key", "secret-key", "session-token", "storage")
+
+
+def _run(values: Values) -> int:
+    from juicefs_py.cli.connect import connect, load_setting
+    from meta.errors import MetaError
+    from meta.rules.format import init_volume
+
+    url = values.positionals[0]
+    engine = connect(url)
+    try:
+        stored = load_setting(engine, url)
+        if not values.any_set(*(option.name for option in COMMAND.options)):
+            print(stored.without_secrets().to_json(2))
+            return 0
+        old = stored.decrypted() if _touches_secrets(values) else stored
+        change = Change(values, old)
+        change.collect()
+        if not change.lines:
+            print("Nothing changed.")
+            return 0
+        if not values.flag("force"):
+            _check(engine, values, old, change.new)
+        hide = values.flag("encrypt-secret") or stored.key_encrypted
+        init_volume(engine, change.new.encrypted() if hide else change.new, force=values.flag("force"))
+        print("\n".join(change.lines))
+    except MetaError as error:
+        raise Fatal(f"config: {error}") from None
+    finally:
+        engine.close()
+    return 0
+
+
+def _touches_secrets(values: Values) -> bool:
+    return values.any_set(*_CREDENTIALS, "encrypt-secret", "tier", "storage-class", "tag")
+
+
+class Change:
+    """The new setting as it comes to be, and the lines that tell what changed."""
+
+    def __init__(self, values: Values, old: Any) -> None:
+        self.values = values
+        self.new = old
+        self.lines: list[str] = []
+
+    def collect(self) -> None:
+        """Apply every given option that differs."""
+        values = self.values
+        self._sized("capacity", "capacity", values.size, sizes.ibytes)
+        self._sized("inodes", "inodes", values.number, sizes.thousands)
+        self._storage()
+        self._sized("upload-limit", "upload_limit", values.mbps, sizes.rate)
+        self._sized("download-limit", "download_limit", values.mbps, sizes.rate)
+        self._sized("trash-days", "trash_days", values.number, str)
+        self._sized("dir-stats", "dir_stats", values.flag, _bool)
+        for option in _VERSIONS:
+            self._sized(option, option.replace("-", "_"), values.text, str)
+        self._sized("enable-acl", "enable_acl", values.flag, _bool)
+        self._sized("ranger-rest-url", "ranger_rest_url", values.text, str)
+        self._sized("ranger-service", "ranger_service", values.text, str)
+        if values.is_set("kerberos-config-file"):
+            from juicefs_py.commands.format import file_content
+
+            self._put("kerberos-config-file", "kerb_conf", file_content(values.text("kerberos-config-file")), None)
+        self._changelog()
+        self._tier()
+        if values.flag("encrypt-secret") and any((self.new.secret_key, self.new.session_token)):
+            self.lines.append(f"{'secrets':>10}: encrypted")
+        from juicefs_py.commands.format import raise_version
+
+        self.new = raise_version(self.new)
+
+    def _sized(self, option: str, field: str, read: Callable[[str], Any], show: Callable[[Any], str]) -> None:
+        if self.values.is_set(option):
+            self._put(option, field, read(option), show)
+
+    def _put(self, option: str, field: str, value: Any, show: Callable[[Any], str] | None) -> None:
+        """Change a field if it differs; without `show` the value stays out of sight."""
+        before = getattr(self.new, field)
+        if value == before and show is not None:
+            return
+        changed = "updated" if show is None else f"{show(before)} -> {show(value)}"
+        self.lines.append(f"{option:>10}: {changed}")
+        self.new = replace(self.new, **{field: value})
+
+    def _storage(self) -> None:
+        from juicefs_py.commands.format import absolute_bucket
+
+        values = self.values
+        self._sized("storage", "storage", lambda option: values.text(option).lower(), str)
+        self._sized("bucket", "bucket", lambda option: absolute_bucket(self.new.storage, values.text(option)), str)
+        self._sized("access-key", "access_key", values.text, str)
+        for option in ("secret-key", "session-token"):
+            if values.is_set(option):
+                self._put(option, option.replace("-", "_"), values.text(option), None)
+
+    def _changelog(self) -> None:
+        values = self.values
+        self._sized("changelog", "change_log", values.flag, _bool)
+        if values.is_set("changelog-max-age"):
+            age = int(grammar.go_duration(values.text("changelog-max-age")))
+            self._put("changelog-max-age", "change_log_max_age", age, lambda seconds: f"{seconds}s")
+        elif values.flag("changelog") and self.new.change_log and not self.new.change_log_max_age:
+            self.new = replace(self.new, change_log_max_age=7200)
+        self._sized("changelog-max-lines", "change_log_max_lines", values.number, str)
+
+    def _tier(self) -> None:
+        from meta.setting import Tier
+
+        values = self.values
+        if not values.any_set("storage-class", "tag"):
+            return
+        number = values.number("tier")
+        old = self.new.tiers.get(number, Tier(number))
+        new = old
+        if values.is_set("storage-class"):
+            new = new._replace(storage_class=values.text("storage-class"))
+            self.lines.append(f"set tier {number} storage-class: {new.storage_class}")
+        if values.is_set("tag"):
+            new = new._replace(tag=_tag(values.text("tag")))
+            self.lines.append(f"set tier {number} tag: {new.tag}")
+        self.new = replace(self.new, tiers={**self.new.tiers, number: new})
+        if values.is_set("tier"):
+            self.new = self.new.requiring("1.4.0-A")
+
+
+def _check(engine: Any, values: Values, old: Any, new: Any) -> None:
+    """The safety questions; `--force` skips them."""
+    from juicefs_py import storage_check
+
+    _refuse(values, old, new, engine)
+    if values.any_set(*_CREDENTIALS):
+        storage_check.check_storage(storage_check.volume_bucket(new))
+    ask = False
+    used, inodes = max(engine.reader.counter("usedSpace"), 0), max(engine.reader.counter("totalInodes"), 0)
+    if (values.is_set("capacity") and 0 < new.capacity < used) or (values.is_set("inodes") and 0 < new.inodes < inodes):
+        prompt.warn(
+            f"New quota is too small (used / quota): {sizes.ibytes(used)} / {sizes.ibytes(new.capacity)} bytes, "
+            f"{inodes} / {new.inodes} inodes."
+        )
+        ask = True
+    if values.is_set("trash-days") and old.trash_days and not new.trash_days:
+        prompt.warn("The current trash will be emptied and future removed files will purged immediately.")
+        ask = True
+    shut_out = _shut_out(engine, new) if any(map(values.is_set, _VERSIONS)) else []
+    if shut_out:
+        prompt.warn("Clients that the new version limits shut out:\n" + "\n".join(shut_out))
+        ask = True
+    if ask and not values.flag("yes"):
+        prompt.confirm_or_abort()
+
+
+def _refuse(values: Values, old: Any, new: Any, engine: Any) -> None:
+    """What cannot be, whoever asks."""
+    from meta.version import Version
+
+    if new.trash_days < 0:
+        raise Fatal(f"Invalid trash days: {new.trash_days}")
+    if old.enable_acl and not new.enable_acl:
+        raise Fatal("cannot disable acl")
+    if old.dir_stats and not new.dir_stats:
+        quotas = engine.reader.quotas("dir")
+        if quotas:
+            raise Fatal(f"cannot disable dir stats when there are still {len(quotas)} dir quotas")
+    for version in filter(None, (new.min_client_version, new.max_client_version)):
+        Version.parse(version)
+    if old.min_client_version and values.is_set("min-client-version"):
+        before, after = old.min_client_version, new.min_client_version
+        if not after or Version.parse(after) < Version.parse(before):
+            raise Fatal(f"cannot lower min-client-version from {before} to {after}")
+
+
+def _shut_out(engine: Any, new: Any) -> list[str]:
+    """Clients that could not mount the volume again under its new version limits."""
+    import json
+
+    from meta.errors import SettingError
+    from meta.version import Version
+
+    found = []
+    for record in engine.sessions():
+        info = json.loads(record.info or b"{}")
+        try:
+            theirs = Version.parse(info.get("Version", ""))
+        except SettingError:
+            continue
+        low, high = new.min_client_version, new.max_client_version
+        if (low and theirs < Version.parse(low)) or (high and theirs > Version.parse(high)):
+            limit = f"allowed {low or '-'} to {high or '-'}"
+            found.append(f"host {info.get('HostName')} pid {info.get('ProcessID')} client version error: {limit}")
+    return found
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _tag(text: str) -> str:
+    try:
+        grammar.tag(text)
+    except ValueError as reason:
+        raise Fatal(f'invalid tag "{text}": {reason}') from None
+    return text
+
+
+COMMAND = Command(
+    "config", "Show or change the configuration of a volume", "META-URL", "ADMIN",
+    "Only options that are given are changed.\n\n"
+    "Examples:\n# Show the current configuration\n$ juicefs config sqlite3://myjfs.db\n\n"
+    "# Change volume \"quota\"\n$ juicefs config sqlite3://myjfs.db --inodes 10000000 --capacity 1048576\n\n"
+    "# Change maximum days before files in trash are deleted\n$ juicefs config sqlite3://myjfs.db --trash-days 7",
+    (
+        Option(("yes", "y"), "bool", "", "automatically answer 'yes' to all prompts and run non-interactively"),
+        Option(("force",), "bool", "", "skip sanity check and force update the configurations"),
+        *volume_storage("", ""),
+        Option(("upload-limit",), "mbps", "", "default bandwidth limit of the volume for upload in Mbps", "DATA STORAGE"),
+        Option(("download-limit",), "mbps", "", "default bandwidth limit of the volume for download in Mbps", "DATA STORAGE"),
+        Option(("tier",), "int", "0", "the storage tier (0 to 3) that --storage-class and --tag define", "DATA STORAGE"),
+        *management(""),
+        Option(("encrypt-secret",), "bool", "", "encrypt the secret key if it was previously stored in plain format", "MANAGEMENT"),
+        Option(("min-client-version",), "string", "", "minimum client version allowed to connect", "MANAGEMENT"),
+        Option(("max-client-version",), "string", "", "maximum client version allowed to connect", "MANAGEMENT"),
+        Option(("dir-stats",), "bool", "", "enable dir stats, which is necessary for fast summary and dir quota", "MANAGEMENT"),
+        Option(("user-group-quota",), "bool", "", "enable user and group quotas (not supported yet)", "MANAGEMENT"),
+        Option(("changelog",), "bool", "", "record changes of metadata", "MANAGEMENT"),
+        Option(("changelog-max-age",), "duration", "2h", "keep changes for this long (0 means for good)", "MANAGEMENT"),
+        Option(("changelog-max-lines",), "int", "0", "keep at most this many changes (0 means all)", "MANAGEMENT"),
+    ),
+    1, 1, _run,
+)  # fmt: skip

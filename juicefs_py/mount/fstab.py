@@ -1,0 +1,67 @@
+"""`--update-fstab`: an entry in /etc/fstab that mounts the volume with the options of this command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from juicefs_py.cli import log
+from juicefs_py.cli.args import Values
+from juicefs_py.cli.errors import Fatal
+from juicefs_py.mount.process import in_container
+
+_FSTAB = "/etc/fstab"
+_HELPER = "/sbin/mount.juicefs"
+_NOT_STORED = frozenset(("update-fstab", "background", "foreground", "o", "cache-dir"))
+
+
+def update(url: str, mountpoint: str, values: Values, path: str = _FSTAB) -> None:
+    """Add the entry, or replace the one of the same volume and mount point. Only root may, and only outside containers."""
+    if os.environ.get("CALL_VIA_MOUNT") or in_container():
+        return
+    if os.getuid() != 0:
+        log.LOG.warning("--update-fstab needs root, %s is not changed", path)
+        return
+    try:
+        if not os.path.lexists(_HELPER):
+            os.symlink(os.path.abspath(sys.argv[0]), _HELPER)
+        _rewrite(path, url, mountpoint, entry(url, mountpoint, values))
+    except OSError as error:
+        raise Fatal(f"update {path}: {error.strerror}") from None
+    log.LOG.info('Successfully updated fstab, now you can mount with `mount "%s"`', mountpoint)
+
+
+def entry(url: str, mountpoint: str, values: Values) -> str:
+    """The line: every option that is given, sorted."""
+    options = ["_netdev,nofail"]
+    for name, value in values.given.items():
+        if name in _NOT_STORED:
+            continue
+        if value is True:
+            options.append(name)
+        elif value is not False:
+            options.append(f"{name}={value}")
+    if values.is_set("cache-dir"):
+        paths = values.text("cache-dir").split(":")
+        options.append("cache-dir=" + ":".join(p if p == "memory" else os.path.abspath(p) for p in paths))
+    if values.text("o"):
+        options.append(values.text("o"))
+    return f"{url}  {mountpoint}  juicefs  {','.join(sorted(options))}  0 0"
+
+
+def _rewrite(path: str, url: str, mountpoint: str, line: str) -> None:
+    with open(path, encoding="utf-8") as fstab:
+        lines = fstab.read().splitlines()
+    same = [number for number, old in enumerate(lines) if old.split()[:3] == [url, mountpoint, "juicefs"]]
+    if same:
+        lines[same[0]] = line
+    else:
+        lines.append(line)
+    temporary = path + ".tmp"
+    mode = os.stat(path).st_mode & 0o777
+    with open(temporary, "w", encoding="utf-8") as fstab:
+        os.fchmod(fstab.fileno(), mode)
+        fstab.write("\n".join(lines) + "\n")
+        fstab.flush()
+        os.fsync(fstab.fileno())
+    os.rename(temporary, path)

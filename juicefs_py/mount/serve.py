@@ -1,0 +1,184 @@
+"""The serving process: opens the volume, mounts it, and lives until it is unmounted. One trio nursery holds it all together.
+
+File system work happens in the session's threads; trio only runs what waits: the session's end, heartbeat, background jobs,
+metrics, signals. Order of the end: unmounted, flushed, session record removed, store closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import faulthandler
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from fuse.errors import MountError
+from fuse.mount import mount
+from fuse.session import Session
+from juicefs_py import VERSION
+from juicefs_py.cli import log
+from juicefs_py.cli.errors import Fatal
+from juicefs_py.errors import errno_of
+from juicefs_py.mount import metrics, process, settings
+from juicefs_py.mount.prepare import lazy_umount
+from juicefs_py.mount.supervisor import UNMOUNT_AND_STOP
+from juicefs_py.volume import OpenVolume, open_volume
+from meta.errors import MetaError, SettingError
+
+if TYPE_CHECKING:
+    from juicefs_py.mount.start import Job
+
+_STOP_WITHIN_S = 30
+_LOOK_EVERY_S = 0.01
+
+
+def serve(job: Job, mark_served: Callable[[], None]) -> int:
+    """Serve the mount until it ends; the exit code of the process."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGQUIT, chain=True)
+    process.tune_memory()
+    process.prefer()
+    return trio.run(Server(job, mark_served).run)
+
+
+class Server:
+    """One mount from its opening to its end."""
+
+    def __init__(self, job: Job, mark_served: Callable[[], None]) -> None:
+        self.job = job
+        self.kernel = settings.kernel_options(job.values)
+        self.code = 0
+        self._mark_served = mark_served
+        self._stopping = False
+
+    async def run(self) -> int:
+        volume = await trio.to_thread.run_sync(self._open)
+        try:
+            session = self._mount(volume)
+            async with trio.open_nursery() as nursery:
+                # Signals first: from here on an end means an unmount.
+                await nursery.start(self._signals, session, volume)
+                nursery.start_soon(self._announce, session)
+                nursery.start_soon(self._heartbeat, volume)
+                nursery.start_soon(self._jobs, volume)
+                await self._metrics(nursery, volume)
+                process.freeze_heap()
+                await trio.to_thread.run_sync(session.run, limiter=trio.CapacityLimiter(1))
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(volume.close)
+        if not self.code:
+            log.LOG.info('The juicefs mount process exit successfully, mountpoint: "%s"', self.job.mountpoint)
+        return self.code
+
+    def _open(self) -> OpenVolume:
+        """Metadata, storage and VFS, with a session record unless read-only."""
+        job, values = self.job, self.job.values
+        volume = open_volume(
+            job.url,
+            settings.meta_config(values, job.mountpoint, self.kernel.read_only),
+            partial(settings.store_config, values),
+            partial(settings.vfs_config, values, job.mountpoint, kernel=self.kernel),
+            storage=values.text("storage"),
+            bucket=values.text("bucket"),
+        )
+        log.LOG.info("JuiceFS version %s", VERSION)
+        return volume
+
+    def _mount(self, volume: OpenVolume) -> Session:
+        values, setting = self.job.values, volume.setting
+        log.LOG.info('Mounting volume %s at "%s" ...', setting.name, self.job.mountpoint)
+        _make_device()
+        try:
+            fd = mount(self.job.mountpoint, settings.mount_options(values, setting, self.kernel))
+        except MountError as error:
+            raise Fatal(f"fuse: {error}") from None
+        session = Session(volume.vfs, fd, settings.session_config(values, setting, self.kernel), errno_of)
+        volume.vfs.notifier = session.notifier
+        return session
+
+    async def _announce(self, session: Session) -> None:
+        """Tell whoever waits that the mount is served."""
+        while not session.ready.is_set():
+            await trio.sleep(_LOOK_EVERY_S)
+        self._mark_served()
+        if self.job.status >= 0:
+            os.write(self.job.status, b"1")
+            os.close(self.job.status)
+        else:
+            log.LOG.info('\x1b[92mOK\x1b[0m, %s is ready at "%s"', "the volume", self.job.mountpoint)
+
+    async def _signals(
+        self, session: Session, volume: OpenVolume, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            task_status.started()
+            async for number in received:
+                if number == signal.SIGHUP:
+                    log.LOG.info("Received SIGHUP, flushing")
+                    await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S)
+                elif not self._stopping:
+                    self._stopping = True
+                    name = signal.Signals(number).name
+                    log.LOG.info("Received signal %s, exiting...", name)
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._stop, session, volume)
+                    return
+
+    async def _stop(self, session: Session, volume: OpenVolume) -> None:
+        """Unmount now, flush, and give those who still use the mount a while to let go."""
+        await trio.to_thread.run_sync(lazy_umount, self.job.mountpoint)
+        with trio.move_on_after(_STOP_WITHIN_S):
+            await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S, abandon_on_cancel=True)
+            await trio.sleep_forever()  # the end of the session cancels this
+        log.LOG.warning("the mount is still in use after %d s, stopping anyway", _STOP_WITHIN_S)
+        self.code = UNMOUNT_AND_STOP
+        session.stop()
+
+    async def _heartbeat(self, volume: OpenVolume) -> None:
+        """Keep the session alive and follow changes of the setting."""
+        period_s = volume.meta.config.heartbeat_s or 12.0
+        while True:
+            await trio.sleep(period_s)
+            try:
+                await trio.to_thread.run_sync(volume.meta.refresh_session)
+            except SettingError as error:
+                log.LOG.error("the volume is not the same any more: %s; unmounting", error)
+                self.code = UNMOUNT_AND_STOP
+                await trio.to_thread.run_sync(lazy_umount, self.job.mountpoint)
+                return
+            except MetaError as error:
+                log.LOG.warning("heartbeat: %s; will be tried again", error)
+
+    async def _jobs(self, volume: OpenVolume) -> None:
+        """Background jobs run in one thread; they look at `stop` often."""
+        if volume.meta.config.read_only or volume.meta.config.no_bgjob:
+            return
+        ended = False
+        try:
+            await trio.to_thread.run_sync(volume.meta.run_jobs, lambda: ended, abandon_on_cancel=True)
+        finally:
+            ended = True
+
+    async def _metrics(self, nursery: trio.Nursery, volume: OpenVolume) -> None:
+        values = self.job.values
+        listeners = await metrics.listen(values.text("metrics"), values.is_set("metrics"))
+        if listeners:
+            nursery.start_soon(metrics.serve, listeners, volume.vfs.metrics.render)
+
+
+def _make_device() -> None:
+    """Some containers come without /dev/fuse."""
+    if os.getuid() == 0 and not os.path.exists("/dev/fuse"):
+        try:
+            os.mknod("/dev/fuse", stat.S_IFCHR | 0o666, os.makedev(10, 229))
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                log.LOG.warning("create /dev/fuse: %s", error.strerror)

@@ -1,0 +1,128 @@
+"""Stage 0 of `juicefs mount`: everything that can fail is tried in the caller's process, then the mount is started.
+
+Foreground: this process becomes the supervisor. Background: a detached copy does, and this one waits until the mount answers.
+No database stays open and no thread runs when processes are forked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import NamedTuple
+
+from juicefs_py import storage_check
+from juicefs_py.cli import log
+from juicefs_py.cli.args import Values
+from juicefs_py.cli.connect import connect, load_setting
+from juicefs_py.cli.errors import Fatal
+from juicefs_py.mount import process
+from juicefs_py.mount.daemon import detach
+from juicefs_py.mount.prepare import prepare
+from juicefs_py.mount.readiness import timeout_s, wait_until_ready
+from juicefs_py.mount.settings import check
+from juicefs_py.mount.supervisor import Supervisor
+from meta.engines import mask_url
+from meta.setting import Setting
+
+_LOCAL_SCHEMES = ("sqlite3://", "badger://")
+
+
+class Job(NamedTuple):
+    """What is to be mounted where, in words that mean the same in every directory."""
+
+    url: str
+    mountpoint: str
+    values: Values
+    background: bool
+    status: int  # pipe on which the serving process tells a waiting caller that it serves; -1 without one
+
+
+def mount(values: Values, argv: list[str]) -> int:
+    """Run `juicefs mount` with these options; the exit code of this process."""
+    url, mountpoint = values.positionals
+    url = absolute_url(url if "://" in url else "redis://" + url)
+    check(values)
+    setting = _try_out(url, values)
+    mountpoint = prepare(mountpoint)
+    background = values.flag("background") and not os.environ.get("JFS_FOREGROUND")
+    if values.flag("update-fstab"):
+        from juicefs_py.mount.fstab import update
+
+        update(url, mountpoint, values)
+    words = _title(argv, values.positionals, (mask_url(url), mountpoint))
+    if background:
+        return _in_background(Job(url, mountpoint, values, True, -1), setting, words)
+    return _supervise(Job(url, mountpoint, values, False, -1), words)
+
+
+def absolute_url(url: str) -> str:
+    """A database file's path must survive the change to `/`."""
+    for scheme in _LOCAL_SCHEMES:
+        path = url.removeprefix(scheme)
+        if path != url and path and not path.startswith("/"):
+            return scheme + os.path.abspath(path)
+    return url
+
+
+def _try_out(url: str, values: Values) -> Setting:
+    """Reach metadata and storage once, to fail while somebody watches."""
+    engine = connect(url, read_only=True)
+    try:
+        setting = load_setting(engine, url)
+    finally:
+        engine.close()
+    if setting.encrypt_key:
+        raise Fatal(f"volume {setting.name} is encrypted, which juicefs_py does not support yet")
+    clear = setting.decrypted()
+    bucket = storage_check.volume_bucket(storage_check.overridden(clear, values.text("storage"), values.text("bucket")))
+    log.LOG.info("Data use %s", bucket.describe())
+    if values.flag("check-storage"):
+        started = time.monotonic()
+        try:
+            storage_check.check_storage(bucket)
+        except Fatal as error:
+            log.LOG.error("Object storage test failed: %s", error)
+            raise
+        log.LOG.info("Object storage test passed in %.3fs", time.monotonic() - started)
+    bucket.close()
+    return setting
+
+
+def _in_background(job: Job, setting: Setting, words: list[str]) -> int:
+    limit, log_path = timeout_s(), os.path.abspath(job.values.text("log"))
+    status, sender = os.pipe()
+    if detach(log_path):
+        os.close(status)
+        os._exit(_supervise(job._replace(status=sender), words))
+    os.close(sender)
+    problem = wait_until_ready(job.mountpoint, status, limit)
+    if problem:
+        raise Fatal(f'{problem}, please check the log ("{log_path}") or re-mount in foreground')
+    log.LOG.info('\x1b[92mOK\x1b[0m, %s is ready at "%s"', setting.name, job.mountpoint)
+    return 0
+
+
+def _supervise(job: Job, words: list[str]) -> int:
+    process.set_title(words)
+    process.ignore_stray_signals()
+    process.raise_limits()
+    process.protect_from_oom_killer()
+    if not process.be_io_flusher():
+        log.LOG.debug("no CAP_SYS_RESOURCE: this process cannot be made an I/O flusher")
+    if job.values.flag("disable-transparent-hugepage"):
+        process.disable_huge_pages()
+
+    def serve(mark_served: object) -> int:
+        from juicefs_py.mount.serve import serve as serve_mount
+
+        assert callable(mark_served)
+        return serve_mount(job, mark_served)
+
+    return Supervisor(job.mountpoint, serve).run()
+
+
+def _title(argv: list[str], positionals: list[str], shown: tuple[str, str]) -> list[str]:
+    """The command line for the process list: no password, absolute paths."""
+    replaced = dict(zip(positionals, shown, strict=True))
+    return ["juicefs", *(replaced.get(word, word) for word in argv[1:])] if argv[1:] else [sys.argv[0]]

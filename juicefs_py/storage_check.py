@@ -1,0 +1,103 @@
+"""Does a volume's storage work? A test object is written, read back and deleted before anything depends on it.
+
+Also the other questions that `format` has about a storage: is it empty, and what is it called.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import string
+import time
+from dataclasses import replace
+
+from chunkstore.bucket import Bucket
+from chunkstore.buckets import open_bucket, with_prefix
+from chunkstore.errors import Damaged, Denied, StoreError
+from juicefs_py.cli import log
+from juicefs_py.cli.errors import Fatal
+from meta.setting import Setting
+
+_SIZE = 100
+_WAITS_S = (1, 4, 7)
+_FOLDER = "testing/"
+_UUID_KEY = "juicefs_uuid"
+
+
+def volume_bucket(setting: Setting) -> Bucket:
+    """The volume's own part of its bucket. Secrets of the setting must be in clear."""
+    try:
+        whole = open_bucket(
+            setting.storage, setting.bucket, setting.access_key, setting.secret_key, setting.session_token,
+            setting.shards,
+        )  # fmt: skip
+    except StoreError as error:
+        raise Fatal(f"object storage: {error}") from None
+    return with_prefix(whole, f"{setting.name}/")
+
+
+def check_storage(bucket: Bucket) -> None:
+    """Try the storage, several times unless the trouble is one that waiting cannot heal. Fatal if it does not work."""
+    for attempt, wait in enumerate(_WAITS_S, 1):
+        try:
+            _try_object(bucket)
+            return
+        except StoreError as error:
+            if error.final or attempt == len(_WAITS_S):
+                raise Fatal(f"Storage {bucket.describe()} is not configured correctly: {error}") from None
+            log.LOG.warning("Test storage %s failed: %s, tries: #%d", bucket.describe(), error, attempt)
+            time.sleep(wait)
+
+
+def _try_object(bucket: Bucket) -> None:
+    key = _FOLDER + "".join(random.choices(string.ascii_letters + string.digits, k=10))
+    data = os.urandom(_SIZE)
+    try:
+        bucket.put(key, data)
+    except StoreError as error:
+        if isinstance(error, Denied):
+            raise
+        bucket.create()
+        bucket.put(key, data)
+    if bucket.get(key) != data:
+        raise Damaged(f"object {key} was read back different from what was written")
+    try:
+        bucket.delete(key)
+        bucket.delete(_FOLDER)
+    except StoreError as error:
+        log.LOG.warning("Delete object %s: %s", key, error)
+
+
+def refuse_used(bucket: Bucket) -> None:
+    """A new volume must not mix its objects with anybody else's."""
+    try:
+        for item in bucket.list_all():
+            if not item.is_dir and item.size and item.key != "testing" and not item.key.startswith(_FOLDER):
+                raise Fatal(
+                    f"Storage {bucket.describe()} is not empty; please clean it up or pick another volume name"
+                )
+    except StoreError as error:
+        raise Fatal(f"List storage {bucket.describe()}: {error}") from None
+
+
+def mark(bucket: Bucket, uuid: str) -> None:
+    """Leave the volume's UUID in its storage, for people who find the objects."""
+    try:
+        bucket.put(_UUID_KEY, uuid.encode())
+    except StoreError as error:
+        log.LOG.warning("Put uuid object: %s", error)
+
+
+def unmark(bucket: Bucket) -> None:
+    """Take the mark back: the volume did not come to be."""
+    try:
+        bucket.delete(_UUID_KEY)
+    except StoreError as error:
+        log.LOG.warning("Delete uuid object: %s", error)
+
+
+def overridden(setting: Setting, storage: str, bucket: str) -> Setting:
+    """The setting with another storage or endpoint for this client only."""
+    if storage:
+        setting = replace(setting, storage=storage.lower())
+    return replace(setting, bucket=bucket) if bucket else setting
