@@ -59,7 +59,7 @@ class _File:
 
 
 class OpenFiles:
-    """The table. `ttl_s`: how long attributes are believed (0: not at all); `limit`: closed files that are remembered."""
+    """The table. `ttl_s`: how long attributes are believed (0: not at all); `limit`: closed files to remember."""
 
     def __init__(self, ttl_s: float = 0.0, limit: int = 10_000) -> None:
         self._ttl_s = ttl_s
@@ -86,7 +86,10 @@ class OpenFiles:
         """The attributes that an open has read; whether the kernel may keep the pages it has of the file."""
         with self._changed:
             file = self._row(ino)
-            file.see(attr)
+            if file.stamp is None:
+                file.see(attr)
+            elif file.stamp != (attr.mtime, attr.mtimensec):  # changed by this client since it was read
+                return False
             kept, file.kept = file.kept, True
             return kept
 
@@ -211,7 +214,7 @@ class OpenFiles:
     def _row(self, ino: int) -> _File:
         file = self._open.get(ino)
         if file is None:
-            file = self._open[ino] = self._closed.pop(ino, None) or _File()
+            file = self._open[ino] = self._closed.pop(ino) if ino in self._closed else _File()
         return file
 
     def _remember(self, ino: int, file: _File) -> None:

@@ -25,7 +25,7 @@ _FEW_CHUNKS = 64  # more than that are listed with one read instead of one by on
 
 
 class Written(NamedTuple):
-    """A committed slice: the file's new attributes, the mtime it had before, and how long the chunk's list has become."""
+    """A committed slice: the new attributes, the mtime before, and how long the list of the chunk has become."""
 
     attr: Attr
     before: tuple[int, int]

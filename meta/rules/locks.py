@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 
 from meta.errors import Refused
-from meta.plock import END_OF_FILE, UNLOCK, Plock, decode_plocks, encode_plocks, find_conflict, update_plocks
+from meta.plock import UNLOCK, Plock, decode_plocks, encode_plocks, find_conflict, update_plocks
 from meta.rules.context import Volume
 from meta.transaction import Owner, Reader, Transaction
 
@@ -61,11 +61,6 @@ def get_plock(reader: Reader, vol: Volume, ino: int, owner: int, lock: Plock) ->
         return lock._replace(type=UNLOCK)
     (sid, _), theirs = blocking
     return theirs if sid == vol.sid else theirs._replace(pid=0)
-
-
-def release_all(tx: Transaction, vol: Volume, ino: int, owner: int) -> None:
-    """A process closed the file: its POSIX locks of the whole file are gone."""
-    set_plock(tx, vol, ino, owner, Plock(UNLOCK, 0, 0, END_OF_FILE))
 
 
 def _blocking(held: dict[Owner, bytes], me: Owner, lock: Plock) -> tuple[Owner, Plock] | None:

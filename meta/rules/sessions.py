@@ -53,7 +53,7 @@ def put_session(tx: Transaction, vol: Volume, info: bytes) -> None:
 
 
 def release_sustained(tx: Transaction, vol: Volume, sid: int, ino: int) -> DeletedFile | None:
-    """The last handle of a file without links is gone: so is the inode; its chunks become a job. None if it was not so."""
+    """The last handle of a file without links is gone, so the inode goes. None if it has links, or is gone already."""
     tx.prefetch(("attr", ino))
     attr = tx.attr(ino)
     tx.delete_sustained(sid, ino)

@@ -105,6 +105,15 @@ def set_attr(tx: Transaction, vol: Volume, caller: Caller, ino: int, changes: Ch
     return Changed(attr, before)
 
 
+def touch_atime(tx: Transaction, ino: int, now: tuple[int, int]) -> None:
+    """Something was read. Neither ctime nor anything else changes, and a file that is gone does not matter."""
+    tx.prefetch(("attr", ino))
+    attr = tx.attr(ino)
+    if attr is not None and (attr.atime, attr.atimensec) < now:
+        attr.atime, attr.atimensec = now
+        tx.put_attr(ino, attr)
+
+
 def _check_protected(attr: Attr, valid: int) -> None:
     """Immutable and append-only inodes keep mode, owner and chosen times; immutable ones cannot even be touched."""
     explicit = (valid & SET_ATIME and not valid & SET_ATIME_NOW) or (valid & SET_MTIME and not valid & SET_MTIME_NOW)

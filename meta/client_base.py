@@ -1,0 +1,114 @@
+"""What all parts of `MetaClient` share: the engine, the volume, the table of open files, the background workers.
+
+Not an interface for others: see `meta.client`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TypeVar
+
+from meta.attr import Attr
+from meta.compaction import Compactor
+from meta.config import MetaConfig, SliceStore
+from meta.deleter import Deleter
+from meta.errors import NotFormatted, Refused
+from meta.open_files import OpenFiles
+from meta.rules.context import Volume
+from meta.rules.quotas import QuotaTable
+from meta.rules.sessions import release_sustained
+from meta.setting import Setting
+from meta.transaction import Engine, Transaction
+from meta.types import DIRECTORY, ROOT, TRASH
+
+T = TypeVar("T")
+
+
+class ClientBase:
+    """State of a client. `root` is the inode that this client calls 1."""
+
+    def __init__(self, engine: Engine, config: MetaConfig | None = None) -> None:
+        self.engine = engine
+        self.config = config or MetaConfig()
+        self.reader = engine.reader
+        self.files = OpenFiles(self.config.open_cache_s, self.config.open_cache_limit)
+        self.vol = Volume(engine, Setting(), self.config)
+        self.vol.is_open = self.files.claim
+        self.root = ROOT
+        self.on_setting: list[Callable[[Setting], None]] = []
+        """Called with the new setting whenever a heartbeat finds that it was changed."""
+        self.deleter = Deleter(self.vol, self.config.max_deletes)
+        self.compactor = Compactor(self.vol, self.files, self.deleter)
+
+    @property
+    def setting(self) -> Setting:
+        """The volume's setting as last loaded."""
+        return self.vol.setting
+
+    @property
+    def sid(self) -> int:
+        """The session's number, 0 without one."""
+        return self.vol.sid
+
+    def load(self, *, check_version: bool = True) -> Setting:
+        """Read the volume's setting and quotas. `NotFormatted` or `SettingError` if this client cannot use it."""
+        document = self.reader.setting()
+        if document is None:
+            raise NotFormatted
+        setting = Setting.parse(document)
+        if check_version:
+            setting.check_version()
+        self.vol.setting = setting.decrypted()
+        self.load_quotas()
+        return self.vol.setting
+
+    def load_quotas(self) -> None:
+        """Learn which directories, users and groups have quotas."""
+        setting = self.vol.setting
+        self.vol.quotas = QuotaTable.load(self.reader, dirs=setting.dir_stats, owners=setting.user_group_quota)
+
+    def set_slice_store(self, store: SliceStore) -> None:
+        """Who deletes and merges slices. Without one this client leaves both to others."""
+        self.deleter.store = store
+        self.compactor.store = store
+
+    def getattr(self, ino: int) -> Attr:
+        """The attributes of an inode; ENOENT if it is gone."""
+        if ino == ROOT:
+            ino = self.root
+        cached = self.files.attr(ino)
+        if cached is not None:
+            return cached
+        version = self.files.version(ino)
+        attr = self.reader.attr(ino)
+        if attr is None:
+            if ino == TRASH:  # made with the first removal
+                return Attr(DIRECTORY, 0o555, nlink=2, length=4096, parent=ROOT)
+            raise Refused(errno.ENOENT)
+        if version >= 0:
+            self.files.seen(ino, attr, version)
+        return attr
+
+    def _real(self, ino: int) -> int:
+        return self.root if ino == ROOT else ino
+
+    def _write(self, body: Callable[[Transaction], T]) -> T:
+        """Run rules that write; EROFS for a read-only client."""
+        if self.config.read_only:
+            raise Refused(errno.EROFS)
+        return self.vol.transact(body)
+
+    def _remove(self, body: Callable[[Transaction], T]) -> T:
+        """The same for rules that may remove a file, which needs care if it is open: see `OpenFiles.claim`."""
+        try:
+            return self._write(body)
+        finally:
+            for ino in self.files.settle():
+                self._release(ino)
+
+    def _release(self, ino: int) -> None:
+        """Nobody here holds `ino` any more, which may have lost its last link meanwhile."""
+        deleted = self.vol.transact(lambda tx: release_sustained(tx, self.vol, self.vol.sid, ino))
+        if deleted is not None:
+            self.deleter.delete_file(deleted)

@@ -1,0 +1,112 @@
+"""The part of `MetaClient` about its session: beginning, heartbeat, end - and which directory it calls the root."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from meta.client_names import NameCalls
+from meta.errors import NotFormatted, SettingError
+from meta.jobs import JOBS, Jobs
+from meta.rules.create import Exists
+from meta.rules.sessions import SessionInfo, end_session, put_session
+from meta.setting import Setting
+from meta.types import DIRECTORY, ROOT, SUPERUSER
+
+log = logging.getLogger(__name__)
+
+_JOB_POLL_S = 0.5  # how soon `run_jobs` notices that it should stop
+_CLOSE_S = 5.0  # for deletions that are still waiting when a client closes
+
+
+class SessionCalls(NameCalls):
+    """A session makes this client known to others, and owns its locks and its open files without links."""
+
+    _info = b""
+
+    def new_session(self, info: SessionInfo) -> int:
+        """Begin a session; its number, 0 for a read-only client, which has none. Loads the setting if need be."""
+        if not self.vol.setting.uuid:
+            self.load()
+        if not self.config.read_only:
+            if self.vol.setting.change_log:
+                raise SettingError("the volume keeps a change log, which this client cannot write: mount it read-only")
+            self.engine.prepare()
+            self._info = info.to_json()
+            self.vol.sid = self.engine.increment("nextSession")
+            self.vol.transact(lambda tx: put_session(tx, self.vol, self._info))
+        if self.config.subdir:
+            self.change_root(self.config.subdir.encode())
+        return self.vol.sid
+
+    def refresh_session(self) -> None:
+        """The heartbeat: stay alive for others, and learn what they have changed.
+
+        Raises `SettingError` (or `NotFormatted`) if the volume is not there any more or is another one: this client
+        must stop then.
+        """
+        self.reload()
+        if self.vol.sid:
+            self.vol.transact(lambda tx: put_session(tx, self.vol, self._info))
+
+    def reload(self) -> None:
+        """Read the setting and the quotas again, and tell `on_setting` if the setting was changed."""
+        document = self.reader.setting()
+        if document is None:
+            raise NotFormatted
+        old, new = self.vol.setting, Setting.parse(document).decrypted()
+        if new.uuid != old.uuid:
+            raise SettingError(f"volume UUID changed from {old.uuid} to {new.uuid}")
+        if new.meta_version > 1:
+            new.check_version()
+        if new != old:
+            self.vol.setting = new
+            for tell in self.on_setting:
+                tell(new)
+        self.load_quotas()
+
+    def run_jobs(self, stop: Callable[[], bool]) -> None:
+        """Run this client's share of the cleaning jobs until `stop`. Nothing for a client that must not or cannot."""
+        if self.config.no_bgjob or not self.vol.sid:
+            return
+        jobs = Jobs(self.vol, self.deleter, JOBS)
+        while not stop():
+            jobs.run_due(stop)
+            time.sleep(_JOB_POLL_S)
+
+    def close_session(self) -> None:
+        """End the session: locks and open files without links go with it."""
+        self.compactor.close()
+        if self.vol.sid:
+            for file in end_session(self.vol, self.vol.sid):
+                self.deleter.delete_file(file)
+            self.vol.sid = 0
+        self.deleter.close(_CLOSE_S)
+        self.engine.flush()
+
+    def change_root(self, path: bytes) -> None:
+        """Call the directory at `path` inode 1 from now on. What is missing of it is created (mode 0777, root's)."""
+        ino = ROOT
+        for name in path.split(b"/"):
+            if not name:
+                continue
+            entry = self.reader.entry(ino, name)
+            if entry is None:
+                ino = self._make_component(ino, name)
+            elif entry.type == DIRECTORY:
+                ino = entry.ino
+            else:
+                raise SettingError(f"subdir: {path.decode(errors='replace')} is not a directory")
+        self.root = self.vol.root = ino
+
+    def _make_component(self, parent: int, name: bytes) -> int:
+        try:
+            return self.mknod(SUPERUSER, parent, name, DIRECTORY, 0o777, 0)[0]
+        except Exists as found:  # another client was faster
+            return found.existing[0]
+
+    def shutdown(self) -> None:
+        """End the session, if any, and let go of the engine."""
+        self.close_session()
+        self.engine.close()

@@ -1,0 +1,115 @@
+"""What clients clean up behind each other: dead sessions, removed files, dead slices, the expired trash.
+
+Not deletions that follow a removal at once (`meta.deleter`). Each job is elected by a gate: of all clients of a
+volume one runs it per period. Each is bounded in time, deletes a piece at a time, and leaves the rest to the next run.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from meta.deleter import Deleter
+from meta.errors import MetaError
+from meta.rules.compact import release_delayed
+from meta.rules.context import Volume
+from meta.rules.sessions import end_session
+
+log = logging.getLogger(__name__)
+
+_HOUR_S = 3600
+_DAY_S = 86400
+_LONGEST_S = 3000  # a run ends after 50 minutes
+_SESSIONS, _FILES = 1000, 600_000  # at most per run
+_FILE_AGE_S = 3600  # younger removed files are in the hands of the client that removed them
+
+Stop = Callable[[], bool]
+
+
+class Job(NamedTuple):
+    """A row: `run(vol, deleter, stop)` once per period, if the gate opens. A period of 0 is the heartbeat."""
+
+    gate: str
+    period_s: int
+    run: Callable[[Volume, Deleter, Stop], None]
+
+
+def clean_sessions(vol: Volume, deleter: Deleter, stop: Stop) -> None:
+    """Undo sessions that have missed their heartbeats: locks, then open files without links, then the record."""
+    for sid in vol.engine.stale_sessions(vol.now()[0], _SESSIONS):
+        if stop():
+            return
+        if sid == vol.sid:
+            continue  # late, but alive: the heartbeat puts it right
+        log.info("cleaning up stale session %d", sid)
+        for file in end_session(vol, sid):
+            deleter.delete_file(file)
+
+
+def clean_files(vol: Volume, deleter: Deleter, stop: Stop) -> None:
+    """Delete what is left of files that lost their last link an hour ago or earlier."""
+    for file in vol.engine.deleted_files(vol.now()[0] - _FILE_AGE_S, _FILES):
+        if stop():
+            return
+        deleter.delete_file_now(file)
+
+
+def clean_slices(vol: Volume, deleter: Deleter, stop: Stop) -> None:
+    """Delete slices without references that somebody did not get round to."""
+    for dead in vol.engine.dead_slices():
+        if stop():
+            return
+        deleter.delete_slices([dead])
+
+
+def clean_delayed(vol: Volume, deleter: Deleter, stop: Stop) -> None:
+    """Release slices that compactions replaced, once they are older than the days of the trash."""
+    before = vol.now()[0] - vol.setting.trash_days * _DAY_S
+    for entry in vol.engine.delayed_slices(before):
+        if stop():
+            return
+        deleter.delete_slices(vol.transact(lambda tx, e=entry: release_delayed(tx, e.id, e.created)))  # type: ignore[misc]
+
+
+JOBS = (
+    Job("lastCleanupSessions", 0, clean_sessions),
+    Job("lastCleanupFiles", _HOUR_S, clean_files),
+    Job("nextCleanupSlices", _HOUR_S, clean_slices),
+    Job("lastCleanupTrash", _HOUR_S, clean_delayed),
+)
+
+
+class Jobs:
+    """When each job is due next, for one client."""
+
+    def __init__(self, vol: Volume, deleter: Deleter, jobs: tuple[Job, ...] = JOBS) -> None:
+        self._vol = vol
+        self._deleter = deleter
+        start = time.monotonic()
+        self._due = {job: start + self._pause(job) for job in jobs}
+
+    def run_due(self, stop: Stop) -> None:
+        """Run what is due. A job that fails is logged and has its next chance a period later."""
+        for job, due in self._due.items():
+            if time.monotonic() < due or stop() or (not job.period_s and not self._vol.config.heartbeat_s):
+                continue
+            self._due[job] = time.monotonic() + self._pause(job)
+            try:
+                self.run(job, stop)
+            except MetaError as e:
+                log.warning("job %s: %s", job.gate, e)
+
+    def run(self, job: Job, stop: Stop) -> bool:
+        """Run a job now if its gate opens; whether it did."""
+        period = job.period_s or self._vol.config.heartbeat_s
+        if not self._vol.engine.gate(job.gate, self._vol.now()[0], int(period * 0.9)):
+            return False
+        end = time.monotonic() + _LONGEST_S
+        job.run(self._vol, self._deleter, lambda: stop() or time.monotonic() > end)
+        return True
+
+    def _pause(self, job: Job) -> float:
+        return (job.period_s or self._vol.config.heartbeat_s) * random.uniform(0.95, 1.05)
