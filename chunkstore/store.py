@@ -1,0 +1,218 @@
+"""The chunk store: slices in, slices out. What a mount or a command holds of the data room.
+
+Not a file system: a slice is a number, a length and bytes. It is written once and never changes.
+
+A read looks into the cache; then it fetches a part of the block, where that is allowed and pays, or the whole block
+once for everybody who wants it. Whatever cannot be proven to be the block's bytes is an error, never data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from chunkstore.bucket import Bucket
+from chunkstore.buffers import BufferPool
+from chunkstore.cache.interface import BlockCache
+from chunkstore.cache.open import open_cache
+from chunkstore.config import StoreConfig
+from chunkstore.errors import StoreError
+from chunkstore.fetch import Fetcher, Prefetcher
+from chunkstore.metrics import Counters
+from chunkstore.naming import Block, block_at, blocks_of
+from chunkstore.transfer import Transfer
+from chunkstore.workers import Workers
+from chunkstore.writer import SliceWriter
+
+_TRIM_AFTER_S = 5.0  # an idle mount gives its buffers back
+_CLOSE_S = 30.0
+
+
+class CacheReport(NamedTuple):
+    """What a cache command found of one slice."""
+
+    blocks: int
+    bytes: int
+    missing_bytes: int  # of blocks that are not cached
+    locations: dict[str, int]  # bytes by place
+
+
+class ChunkStore:
+    """Slices of one volume, in `bucket` (whose keys are relative to the volume)."""
+
+    def __init__(self, bucket: Bucket, config: StoreConfig) -> None:
+        self.config = config
+        self.bucket = bucket
+        self.metrics = Counters()
+        self.buffers = BufferPool(config.buffer_size)
+        self.cache: BlockCache = open_cache(config, self.buffers, self.metrics)
+        self._transfer = Transfer(bucket, config, self.buffers, self.metrics)
+        self._fetcher = Fetcher(self._transfer, self.cache)
+        self._prefetcher = Prefetcher(self._fetcher, self.cache, config.prefetch if self.cache.enabled else 0)
+        self._uploads = Workers("upload", config.max_uploads)
+        self._stop = threading.Event()
+        self._trimmer = threading.Thread(target=self._trim, name="trim-buffers", daemon=True)
+        self._trimmer.start()
+
+    # writing
+
+    def new_writer(self, tier: int = 0) -> SliceWriter:
+        """A writer for one new slice."""
+        return SliceWriter(self._transfer, self.cache, self._uploads, tier)
+
+    def sync(self) -> None:
+        """Return when every slice finished before this call survives a loss of power."""
+        self.bucket.sync()
+
+    def remove(self, slice_id: int, size: int) -> None:
+        """Delete a slice's objects and cached blocks; what is not there counts as deleted."""
+        blocks = list(blocks_of(slice_id, size, self.config.block_size))
+        for block in blocks:
+            self.cache.remove(block)
+        if blocks:
+            self._transfer.delete(blocks)
+
+    # reading
+
+    def read(self, slice_id: int, size: int, offset: int, length: int) -> bytearray:
+        """`length` bytes from `offset` of a slice of `size` bytes."""
+        data = bytearray(length)
+        with memoryview(data) as view:
+            self.read_into(slice_id, size, offset, view)
+        return data
+
+    def read_into(self, slice_id: int, size: int, offset: int, view: memoryview) -> None:
+        """Fill `view` from `offset` of a slice of `size` bytes. After an error it may hold anything."""
+        if offset < 0 or offset + len(view) > size:
+            raise ValueError(f"read of {len(view)} bytes at {offset} of a slice of {size} bytes")
+        block_size = self.config.block_size
+        done = 0
+        while done < len(view):
+            start = (offset + done) % block_size
+            block = block_at(slice_id, size, offset + done, block_size)
+            count = min(len(view) - done, block.size - start)
+            self._read_block(block, start, view if count == len(view) else view[done : done + count])
+            done += count
+
+    def _read_block(self, block: Block, offset: int, view: memoryview) -> None:
+        metrics = self.metrics
+        if self.cache.enabled:
+            began = time.perf_counter()
+            if self.cache.read_into(block, offset, view):
+                with metrics.lock:
+                    metrics.blockcache_hits += 1
+                    metrics.blockcache_hit_bytes += len(view)
+                metrics.blockcache_read_hist_seconds.observe(time.perf_counter() - began)
+                return
+        with metrics.lock:
+            metrics.blockcache_miss += 1
+            metrics.blockcache_miss_bytes += len(view)
+        if self._in_part(block, offset, len(view)) and not self._fetcher.under_way(block):
+            try:
+                self._transfer.download_range(block, offset, view)
+            except StoreError as error:
+                if error.final:
+                    raise
+            else:
+                self._prefetcher.hint(block)
+                return
+        page = self._fetcher.fetch(block)
+        try:
+            view[:] = page.data[offset : offset + len(view)]
+        finally:
+            page.release()
+
+    def _in_part(self, block: Block, offset: int, length: int) -> bool:
+        """Whether to fetch only what is asked for: always without a cache, else a small piece from the middle."""
+        if not self._transfer.seekable:
+            return False
+        return not self.cache.enabled or (offset > 0 and length <= block.size // 4)
+
+    def prefetch(self, slice_id: int, size: int, offset: int) -> None:
+        """A hint: the block at `offset` will be wanted. Does nothing without a cache."""
+        if 0 <= offset < size:
+            block = block_at(slice_id, size, offset, self.config.block_size)
+            if self.cache.where(block) is None:
+                self._prefetcher.hint(block)
+
+    # the cache commands
+
+    def fill_cache(self, slice_id: int, size: int) -> CacheReport:
+        """Fetch every block that is not cached. Raises the last failure, after trying all."""
+        report = self.check_cache(slice_id, size)
+        failure: StoreError | None = None
+        for block in blocks_of(slice_id, size, self.config.block_size):
+            if self.cache.enabled and self.cache.where(block) is None:
+                try:
+                    self._fetcher.fetch(block, forced=True).release()
+                except StoreError as error:
+                    failure = error
+        if failure is not None:
+            raise failure
+        return report
+
+    def evict_cache(self, slice_id: int, size: int) -> CacheReport:
+        """Drop every block from the cache; the report tells what had been there."""
+        report = self.check_cache(slice_id, size)
+        for block in blocks_of(slice_id, size, self.config.block_size):
+            self.cache.remove(block)
+        return report
+
+    def check_cache(self, slice_id: int, size: int) -> CacheReport:
+        """What of the slice is cached, and where."""
+        missing = 0
+        locations: dict[str, int] = {}
+        count = 0
+        for block in blocks_of(slice_id, size, self.config.block_size):
+            count += 1
+            place = self.cache.where(block)
+            if place is None:
+                missing += block.size
+            else:
+                locations[place] = locations.get(place, 0) + block.size
+        return CacheReport(count, size, missing, locations)
+
+    # the whole
+
+    def used_memory(self) -> int:
+        """Bytes of buffers in use, and of data that waits for the cache or is cached in memory."""
+        return self.buffers.used + self.cache.memory()
+
+    def update_limits(self, upload_mbps: float, download_mbps: float) -> None:
+        """Change the transfer limits; 0 is without limit."""
+        self._transfer.upload_limit.set(upload_mbps)
+        self._transfer.download_limit.set(download_mbps)
+
+    def flush(self, timeout_s: float = _CLOSE_S) -> bool:
+        """Wait until what was given to the cache is on its disk. False if it took too long."""
+        return self.cache.flush(timeout_s)
+
+    def close(self, timeout_s: float = _CLOSE_S) -> bool:
+        """End uploads that were handed over, stop all threads. False if something did not end in time."""
+        deadline = time.monotonic() + timeout_s
+        self._stop.set()
+        ended = self._uploads.close(timeout_s / 2)
+        self._transfer.closing.set()  # from here on nothing waits for retries, limits or memory
+        ended &= self._prefetcher.close(max(0.0, deadline - time.monotonic()))
+        ended &= self.cache.close(max(0.0, deadline - time.monotonic()))
+        self._trimmer.join(max(0.0, deadline - time.monotonic()))
+        self.buffers.trim()
+        self.bucket.close()
+        return ended and not self._trimmer.is_alive()
+
+    def _trim(self) -> None:
+        while not self._stop.wait(_TRIM_AFTER_S):
+            self.buffers.trim(_TRIM_AFTER_S)
+
+
+@contextlib.contextmanager
+def opened(bucket: Bucket, config: StoreConfig) -> Iterator[ChunkStore]:
+    """A store for the length of a `with`."""
+    store = ChunkStore(bucket, config)
+    try:
+        yield store
+    finally:
+        store.close()

@@ -1,0 +1,207 @@
+"""Writing one slice: requests are copied once into block buffers, and full blocks go up while the rest is written.
+
+Not a file's writer: it knows neither positions in a file nor when a slice ends; whoever calls says so. Blocks that were
+handed to the upload never change: their objects are immutable.
+
+Who runs. `write_at`, `flush_to`, `seal` and `finish` are called by one thread at a time (the file's writer sees to
+that). Uploads end in worker threads; `_state` guards what they share with the caller: in flight, uploaded, first error.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from chunkstore.buffers import Page
+from chunkstore.cache.interface import BlockCache
+from chunkstore.errors import Cancelled, StoreError, Timeout
+from chunkstore.naming import Block
+from chunkstore.transfer import Transfer
+from chunkstore.workers import Workers
+
+_STEPS = (64 << 10, 1 << 20)  # a small file must not hold a whole block's memory
+
+
+class SliceWriter:
+    """One slice on its way into the bucket."""
+
+    __slots__ = (
+        "_cache", "_error", "_given_up", "_handed_over", "_id", "_in_flight", "_pages", "_state", "_tier",
+        "_transfer", "_uploaded", "_workers", "length",
+    )  # fmt: skip
+
+    def __init__(self, transfer: Transfer, cache: BlockCache, workers: Workers, tier: int) -> None:
+        self.length = 0  # bytes written so far; a slice has no holes
+        self._transfer = transfer
+        self._cache = cache
+        self._workers = workers
+        self._tier = tier
+        self._id = 0
+        self._pages: dict[int, Page] = {}  # of blocks not yet handed over
+        self._handed_over = 0  # blocks below this index belong to the upload
+        self._state = threading.Condition(threading.Lock())
+        self._in_flight = 0
+        self._uploaded: list[Block] = []
+        self._error: Exception | None = None
+        self._given_up = threading.Event()
+
+    def __repr__(self) -> str:
+        return f"SliceWriter(id={self._id}, length={self.length}, in_flight={self._in_flight}, error={self._error!r})"
+
+    @property
+    def error(self) -> Exception | None:
+        """The first failure of an upload so far."""
+        return self._error
+
+    def set_id(self, slice_id: int) -> None:
+        """Name the slice. Nothing can be uploaded before."""
+        self._id = slice_id
+
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy `data` to `offset`: at the end, or over bytes whose block was not yet handed to the upload."""
+        size = self._transfer.config.block_size
+        if offset > self.length or offset < self._handed_over * size:
+            raise ValueError(
+                f"write at {offset} of a slice of {self.length} bytes, {self._handed_over} blocks uploading"
+            )
+        source = memoryview(data).cast("B")
+        done = 0
+        while done < len(source):
+            index, start = divmod(offset + done, size)
+            count = min(len(source) - done, size - start)
+            page = self._page(index, start + count)
+            page.data[start : start + count] = source[done : done + count]
+            done += count
+            self.length = max(self.length, offset + done)
+
+    def _page(self, index: int, needed: int) -> Page:
+        """The page of a block, grown to hold `needed` bytes: small at first, whole from the second block on."""
+        page = self._pages.get(index)
+        if page is not None and page.size >= needed:
+            return page
+        block_size = self._transfer.config.block_size
+        fitting = (step for step in _STEPS if needed <= step < block_size and index == 0)
+        larger = self._transfer.pool.take(next(fitting, block_size), cancelled=self._given_up.is_set)
+        if page is not None:
+            larger.data[: page.size] = page.data
+            page.release()
+        self._pages[index] = larger
+        return larger
+
+    def flush_to(self, offset: int) -> None:
+        """Start the upload of every complete block that ends at or below `offset`."""
+        size = self._transfer.config.block_size
+        while (self._handed_over + 1) * size <= min(offset, self.length):
+            self._hand_over(size)
+
+    def seal(self, length: int) -> None:
+        """Start the upload of everything, the shorter last block included. Nothing can be written afterwards."""
+        self._check_length(length)
+        self.flush_to(length)
+        rest = length - self._handed_over * self._transfer.config.block_size
+        if rest > 0:
+            self._hand_over(rest)
+
+    def finish(self, length: int, timeout_s: float = 0.0) -> None:
+        """Seal, and wait until every block is in the bucket. Raises the first failure; `abort` is then the way out."""
+        self._check_length(length)
+        self.flush_to(length)
+        rest = length - self._handed_over * self._transfer.config.block_size
+        if rest > 0 and not self._in_flight:
+            self._hand_over(rest, here=True)  # a single small block: cheaper than to wake a thread and wait for it
+        elif rest > 0:
+            self._hand_over(rest)
+        self._wait(timeout_s or self._patience_s())
+        if self._error is not None:
+            raise self._error
+
+    def abort(self) -> None:
+        """Give the slice up: stop what is under way and remove, in the background, what was uploaded."""
+        self._given_up.set()
+        for page in self._pages.values():
+            page.release()
+        self._pages.clear()
+        with self._state:
+            uploaded, self._uploaded = self._uploaded, []
+        if uploaded:
+            self._workers.submit(self._remove, uploaded)
+
+    def _check_length(self, length: int) -> None:
+        if length != self.length:
+            raise ValueError(f"slice has {self.length} bytes, not {length}")
+
+    def _patience_s(self) -> float:
+        """Until every attempt of an upload has had its time, plus the pauses between."""
+        config = self._transfer.config
+        tries = config.max_retries + 1
+        return tries * config.put_timeout_s + sum(t * t for t in range(tries)) + config.put_timeout_s
+
+    def _wait(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        with self._state:
+            while self._in_flight and self._error is None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise Timeout(f"slice {self._id}: {self._in_flight} blocks were not uploaded in {timeout_s:.0f} s")
+                self._state.wait(left)
+
+    def _hand_over(self, size: int, here: bool = False) -> None:
+        if not self._id:
+            raise ValueError("the slice has no id yet")
+        if self._given_up.is_set():
+            raise Cancelled(f"slice {self._id} was aborted")
+        block = Block(self._id, self._handed_over, size)
+        page = self._pages.pop(block.indx)
+        self._handed_over += 1
+        with self._state:
+            self._in_flight += 1
+        if here:
+            self._upload(block, page)
+            return
+        try:
+            self._workers.submit(self._upload, block, page)
+        except Cancelled as error:
+            page.release()
+            self._ended(block, error)
+
+    def _upload(self, block: Block, page: Page) -> None:
+        """Runs in a worker, or in the caller of `finish`."""
+        failure: Exception | None = None
+        try:
+            self._transfer.upload(block, page.data[: block.size], self._tier, self._given_up)
+            config = self._transfer.config
+            if config.cache_large_write or block.size < config.block_size:
+                self._cache.insert(block, page)
+        except Exception as error:  # whatever a driver raised is the writer's to hear, not the worker thread's
+            failure = error
+        finally:
+            page.release()
+        self._ended(block, failure)
+
+    def _ended(self, block: Block, failure: Exception | None) -> None:
+        with self._state:
+            self._in_flight -= 1
+            late = self._given_up.is_set()
+            if failure is not None:
+                self._error = self._error or _as_store_error(failure)
+            if not late:
+                self._uploaded.append(block)  # a failed put may have arrived after all
+            self._state.notify_all()
+        if late and failure is None:
+            self._remove([block])
+
+    def _remove(self, blocks: list[Block]) -> None:
+        for block in blocks:
+            self._cache.remove(block)
+        try:
+            self._transfer.delete(blocks)
+        except Exception:  # nobody waits for it; what is left is found by the volume's garbage collection
+            pass
+
+
+def _as_store_error(error: Exception) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
+    wrapped = StoreError(f"upload failed: {error!r}")
+    wrapped.__cause__ = error
+    return wrapped
