@@ -73,9 +73,7 @@ def refuse_used(bucket: Bucket) -> None:
     try:
         for item in bucket.list_all():
             if not item.is_dir and item.size and item.key != "testing" and not item.key.startswith(_FOLDER):
-                raise Fatal(
-                    f"Storage {bucket.describe()} is not empty; please clean it up or pick another volume name"
-                )
+                raise Fatal(f"Storage {bucket.describe()} is not empty; please clean it up or pick another volume name")
     except StoreError as error:
         raise Fatal(f"List storage {bucket.describe()}: {error}") from None
 

@@ -1,1 +1,1 @@
-"""How the program talks with a person or a script: arguments, help, log lines, prompts, tables. No file system logic."""
+"""How the program talks with a person or a script: arguments, help, log lines, tables. No file system logic."""

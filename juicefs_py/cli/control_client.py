@@ -1,7 +1,8 @@
 """The client side of a mount's control file: how `info`, `summary` and `rmr` ask the serving process to work for them.
 
-Works against any JuiceFS mount, ours or the official one. The server side is in the VFS. Messages, big endian: request u32
-opcode, u32 body length, body; replies 0xFE u64 u64 (progress), 0xFF u32 length JSON (result), or one last byte, an errno.
+Works against any JuiceFS mount, ours or the official one. The server side is in the VFS. Messages, big endian: request
+u32 opcode, u32 body length, body; replies 0xFE u64 u64 (progress), 0xFF u32 length JSON (result), or one last byte, an
+errno.
 """
 
 from __future__ import annotations

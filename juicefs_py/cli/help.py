@@ -1,4 +1,4 @@
-"""Help texts: of the program, of a command, and the lines after a wrong number of arguments. Pure text, from the tables."""
+"""Help texts: of the program, of a command, and after a wrong number of arguments. Pure text, from the tables."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The log: one line format on stderr for every part of the program, and levels by the global options.
 
-`YYYY/MM/DD HH:MM:SS.uuuuuu juicefs[PID] <LEVEL>: MESSAGE [function@file:line]`. The pillars log through the standard library's
-`logging` under their own names; nothing else writes to stderr.
+`YYYY/MM/DD HH:MM:SS.uuuuuu juicefs[PID] <LEVEL>: MESSAGE [function@file:line]`. The pillars log through the standard
+library's `logging` under their own names; nothing else writes to stderr.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Options of one command only stand in that command's file.
 """
 
+# ruff: noqa: E501  # a table reads best with one row per line
+
 from __future__ import annotations
 
 import os
@@ -37,7 +39,7 @@ GLOBAL = (
     Option(("quiet", "q"), "bool", "", "show warning and errors only"),
     Option(("trace",), "bool", "", "enable trace log"),
     Option(("log-level",), "string", "", "set log level: trace, debug, info, warn, error", hidden=True),
-    Option(("log-id",), "string", "", "append the given log id in log, use \"random\" to use random uuid"),
+    Option(("log-id",), "string", "", 'append the given log id in log, use "random" to use random uuid'),
     Option(("no-agent",), "bool", "", "disable the debug agent (there is none to disable in this client)"),
     Option(("pyroscope",), "string", "", "pyroscope address for continuous profiling (not supported yet)"),
     Option(("no-color",), "bool", "", "disable colors"),

@@ -21,6 +21,8 @@ def report(error: BaseException) -> None:
 
 def explain(error: BaseException) -> str:
     """One line about an error, in words that say what failed."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # a nursery wraps what went wrong inside of it
     if isinstance(error, (Fatal, UsageError)):
         return str(error)
     from chunkstore.errors import StoreError

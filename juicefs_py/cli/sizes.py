@@ -1,4 +1,4 @@
-"""How sizes, counts and rates are shown. Scripts read these texts, so each style is kept apart. Parsing is in `values`."""
+"""How sizes, counts and rates are shown. Scripts read these texts, so styles stay apart. Parsing is in `values`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables with `+---+` rules, as scripts cut them: centred headings, right-aligned cells, one column to the left at most."""
+"""Tables with `+---+` rules, as scripts cut them: centred headings, right-aligned cells. Text only, no colours."""
 
 from __future__ import annotations
 

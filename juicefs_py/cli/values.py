@@ -1,4 +1,4 @@
-"""The grammars of option values: numbers, sizes, rates, durations, modes, user:group pairs. Parsing only, no option table.
+"""The grammars of option values: numbers, sizes, rates, durations, modes. Parsing only, no option table.
 
 Every parser raises ValueError with a short reason; the option table (`args`) adds which option it was.
 """

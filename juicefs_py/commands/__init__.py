@@ -16,8 +16,8 @@ COMMANDS = {
 }
 """Category and summary by name."""
 
-LATER = frozenset(
-    "quota destroy gc fsck restore dump load tier changelog stats profile debug gateway webdav bench objbench mdtest "
-    "warmup sync clone compact".split()
-)
+LATER = (
+    "quota", "destroy", "gc", "fsck", "restore", "dump", "load", "tier", "changelog", "stats", "profile", "debug",
+    "gateway", "webdav", "bench", "objbench", "mdtest", "warmup", "sync", "clone", "compact",
+)  # fmt: skip
 """Commands of the official client that this one does not have yet."""

@@ -34,6 +34,7 @@ def _run(values: Values) -> int:
         if not change.lines:
             print("Nothing changed.")
             return 0
+        _refuse(values, old, change.new, engine)
         if not values.flag("force"):
             _check(engine, values, old, change.new)
         hide = values.flag("encrypt-secret") or stored.key_encrypted
@@ -70,6 +71,7 @@ class Change:
         self._sized("dir-stats", "dir_stats", values.flag, _bool)
         for option in _VERSIONS:
             self._sized(option, option.replace("-", "_"), values.text, str)
+        self._sized("user-group-quota", "user_group_quota", values.flag, _bool)
         self._sized("enable-acl", "enable_acl", values.flag, _bool)
         self._sized("ranger-rest-url", "ranger_rest_url", values.text, str)
         self._sized("ranger-service", "ranger_service", values.text, str)
@@ -143,7 +145,6 @@ def _check(engine: Any, values: Values, old: Any, new: Any) -> None:
     """The safety questions; `--force` skips them."""
     from juicefs_py import storage_check
 
-    _refuse(values, old, new, engine)
     if values.any_set(*_CREDENTIALS):
         storage_check.check_storage(storage_check.volume_bucket(new))
     ask = False
@@ -171,6 +172,9 @@ def _refuse(values: Values, old: Any, new: Any, engine: Any) -> None:
 
     if new.trash_days < 0:
         raise Fatal(f"Invalid trash days: {new.trash_days}")
+    for field, option in (("change_log", "changelog"), ("user_group_quota", "user-group-quota")):
+        if getattr(new, field) and not getattr(old, field):
+            raise Fatal(f"--{option} is not supported yet by juicefs_py")
     if old.enable_acl and not new.enable_acl:
         raise Fatal("cannot disable acl")
     if old.dir_stats and not new.dir_stats:
@@ -228,16 +232,16 @@ COMMAND = Command(
         Option(("yes", "y"), "bool", "", "automatically answer 'yes' to all prompts and run non-interactively"),
         Option(("force",), "bool", "", "skip sanity check and force update the configurations"),
         *volume_storage("", ""),
-        Option(("upload-limit",), "mbps", "", "default bandwidth limit of the volume for upload in Mbps", "DATA STORAGE"),
-        Option(("download-limit",), "mbps", "", "default bandwidth limit of the volume for download in Mbps", "DATA STORAGE"),
-        Option(("tier",), "int", "0", "the storage tier (0 to 3) that --storage-class and --tag define", "DATA STORAGE"),
+        Option(("upload-limit",), "mbps", "", "volume-wide limit for upload in Mbps", "DATA STORAGE"),
+        Option(("download-limit",), "mbps", "", "volume-wide limit for download in Mbps", "DATA STORAGE"),
+        Option(("tier",), "int", "0", "the tier (0 to 3) that --storage-class and --tag define", "DATA STORAGE"),
         *management(""),
-        Option(("encrypt-secret",), "bool", "", "encrypt the secret key if it was previously stored in plain format", "MANAGEMENT"),
+        Option(("encrypt-secret",), "bool", "", "encrypt secrets that are stored in clear", "MANAGEMENT"),
         Option(("min-client-version",), "string", "", "minimum client version allowed to connect", "MANAGEMENT"),
         Option(("max-client-version",), "string", "", "maximum client version allowed to connect", "MANAGEMENT"),
-        Option(("dir-stats",), "bool", "", "enable dir stats, which is necessary for fast summary and dir quota", "MANAGEMENT"),
+        Option(("dir-stats",), "bool", "", "keep totals of directories (for fast summary and quotas)", "MANAGEMENT"),
         Option(("user-group-quota",), "bool", "", "enable user and group quotas (not supported yet)", "MANAGEMENT"),
-        Option(("changelog",), "bool", "", "record changes of metadata", "MANAGEMENT"),
+        Option(("changelog",), "bool", "", "record changes of metadata (not supported yet)", "MANAGEMENT"),
         Option(("changelog-max-age",), "duration", "2h", "keep changes for this long (0 means for good)", "MANAGEMENT"),
         Option(("changelog-max-lines",), "int", "0", "keep at most this many changes (0 means all)", "MANAGEMENT"),
     ),

@@ -45,7 +45,8 @@ def _run(values: Values) -> int:
 def _check(values: Values, name: str) -> None:
     if not _NAME.fullmatch(name):
         raise Fatal(
-            f'invalid name: "{name}", only alphabet, number and - are allowed, and the length should be 3 to 63 characters.'
+            f'invalid name: "{name}", only alphabet, number and - are allowed, '
+            "and the length should be 3 to 63 characters."
         )
     if values.text("compress").lower() not in _COMPRESSIONS:
         raise Fatal(f'Unsupported compress algorithm: "{values.text("compress")}"; use none, lz4 or zstd')
@@ -72,7 +73,7 @@ def _create(engine: Any, values: Values, name: str) -> None:
         hash_prefix=values.flag("hash-prefix"),
         encrypt_algo=values.text("encrypt-algo"),
         **_storage(values),
-        **{field: values.text(option) or os.environ.pop(option.upper().replace("-", "_"), "") for field, option in _KEYS},
+        **_credentials(values),
         **_management(values),
     )
     setting = raise_version(setting)
@@ -141,6 +142,13 @@ def _storage(values: Values) -> dict[str, Any]:
     return {"storage": storage, "bucket": absolute_bucket(storage, values.text("bucket"))}
 
 
+def _credentials(values: Values) -> dict[str, Any]:
+    """Keys of a new volume; those not given come from the environment, and do not stay there."""
+    return {
+        field: values.text(option) or os.environ.pop(option.upper().replace("-", "_"), "") for field, option in _KEYS
+    }
+
+
 def _management(values: Values) -> dict[str, Any]:
     return {
         "capacity": values.size("capacity"),
@@ -206,8 +214,8 @@ COMMAND = Command(
         *volume_storage("file", default_bucket()),
         Option(("block-size",), "size", "4M", "size of block in KiB", "DATA FORMAT", "K"),
         Option(("compress",), "string", "none", "compression algorithm: lz4, zstd or none", "DATA FORMAT"),
-        Option(("encrypt-rsa-key",), "string", "", "a `path` to an RSA private key (PEM); not supported yet", "DATA FORMAT"),
-        Option(("encrypt-algo",), "string", "aes256gcm-rsa", "encrypt algorithm: aes256gcm-rsa or chacha20-rsa", "DATA FORMAT"),
+        Option(("encrypt-rsa-key",), "string", "", "`path` of an RSA private key (not supported yet)", "DATA FORMAT"),
+        Option(("encrypt-algo",), "string", "aes256gcm-rsa", "aes256gcm-rsa or chacha20-rsa", "DATA FORMAT"),
         Option(("hash-prefix",), "bool", "", "add a hash prefix to the names of objects", "DATA FORMAT"),
         Option(("shards",), "int", "0", "store the blocks into N buckets by hash of key", "DATA FORMAT"),
         *management("1"),

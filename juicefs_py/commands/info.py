@@ -133,8 +133,8 @@ COMMAND = Command(
     "# Check an inode\n$ cd /mnt/jfs\n$ juicefs info -i 100",
     (
         Option(("inode", "i"), "bool", "", "use inode instead of path (current dir should be inside JuiceFS)"),
-        Option(("recursive", "r"), "bool", "", "get summary of directories recursively (NOTE: it may take a long time for huge trees)"),
-        Option(("strict",), "bool", "", "get accurate summary of directories (NOTE: it may take a long time for huge trees)"),
+        Option(("recursive", "r"), "bool", "", "summarise directories recursively (may take long for huge trees)"),
+        Option(("strict",), "bool", "", "summarise directories exactly (may take long for huge trees)"),
         Option(("raw",), "bool", "", "show internal raw information"),
     ),
     1, None, _run,

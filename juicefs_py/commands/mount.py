@@ -1,6 +1,6 @@
-"""`juicefs mount`: its options, the checks before anything is mounted, and the way into the background.
+"""`juicefs mount`: its options and its help.
 
-What happens here is "stage 0", the caller's process: it fails fast with a clear message. Serving is in `juicefs_py.mount`.
+Only the table is here. What runs, from the first check to the last unmount, is in `juicefs_py.mount`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _OPTIONS = (
     Option(("background", "d"), "bool", "", "run in background"),
     Option(("foreground", "f"), "bool", "", "run in foreground (the default)", hidden=True),
     Option(("no-syslog",), "bool", "", "disable syslog (this client never writes to it)"),
-    Option(("log",), "string", os.path.join(default_log_dir(), "juicefs.log"), "path of log file when running in background"),
+    Option(("log",), "string", os.path.join(default_log_dir(), "juicefs.log"), "path of log file in background"),
     Option(("force",), "bool", "", "accepted for compatibility, has no effect"),
     Option(("hide-internal",), "bool", "", "do not list internal files (.accesslog, .stats, etc.)"),
     Option(("update-fstab",), "bool", "", "add or update an entry in /etc/fstab, so that `mount -a` mounts it"),
@@ -27,7 +27,7 @@ _OPTIONS = (
     Option(("root-squash",), "string", "", "map the root user (uid = 0) to another one, as `uid:gid`"),
     Option(("all-squash",), "string", "", "map all users to one, as `uid:gid`"),
     Option(("prefix-internal",), "bool", "", "add '.jfs' prefix to all internal files"),
-    Option(("non-default-permission",), "bool", "", "let this client check permissions instead of the kernel", hidden=True),
+    Option(("non-default-permission",), "bool", "", "check permissions here, not in the kernel", hidden=True),
     Option(("max-fuse-io",), "size", "128K", "maximum size of one request from the kernel", "", "B"),
     Option(("umask",), "string", "", "umask for new files and directories, in octal, instead of the application's"),
     Option(("o",), "string", "", "other FUSE options, comma separated"),

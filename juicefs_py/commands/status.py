@@ -1,4 +1,4 @@
-"""`juicefs status`: setting, sessions and usage of a volume as JSON on stdout. Scripts parse it: keep keys and spacing."""
+"""`juicefs status`: setting, sessions and usage of a volume as JSON on stdout, which scripts parse."""
 
 from __future__ import annotations
 
@@ -80,9 +80,12 @@ def _plock(lock: Any) -> dict[str, int]:
 
 
 def _usage(engine: Any, setting: Any) -> dict[str, int]:
-    from meta.rules.usage import volume_totals
+    from meta.config import MetaConfig
+    from meta.rules.context import Volume
+    from meta.rules.statfs import stat_totals
+    from meta.types import ROOT
 
-    total = volume_totals(engine.reader, setting)
+    total = stat_totals(engine.reader, Volume(engine, setting, MetaConfig(read_only=True)), ROOT)
     return {
         "UsedSpace": total.total_space - total.avail_space,
         "AvailableSpace": total.avail_space,
@@ -132,7 +135,7 @@ COMMAND = Command(
     "Show the setting, the clients and the usage of a volume as JSON.\n\n"
     "Examples:\n$ juicefs status sqlite3://myjfs.db",
     (
-        Option(("session", "s"), "uint", "0", "show detailed information (sustained inodes, locks) of the specified session (sid)"),
+        Option(("session", "s"), "uint", "0", "show one session (sid) with its sustained inodes and locks"),
         Option(("more", "m"), "bool", "", "show more statistics, may take a long time"),
     ),
     1, 1, _run,

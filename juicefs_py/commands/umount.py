@@ -80,7 +80,7 @@ COMMAND = Command(
     "umount", "Unmount a volume", "MOUNTPOINT", "SERVICE",
     "Examples:\n$ juicefs umount /mnt/jfs",
     (
-        Option(("force", "f"), "bool", "", "force unmount a busy mount point (lazily: it goes away when its last user does)"),
+        Option(("force", "f"), "bool", "", "unmount lazily: a busy mount goes away when its last user does"),
         Option(("flush",), "bool", "", "wait for all staging chunks to be flushed"),
     ),
     1, 1, _run,

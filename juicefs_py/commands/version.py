@@ -1,8 +1,7 @@
 """`juicefs version`: one line. Imports nothing else, because probes call it often."""
 
 from juicefs_py import VERSION
-from juicefs_py.cli.args import Command
-from juicefs_py.cli.args import Values
+from juicefs_py.cli.args import Command, Values
 
 
 def _run(values: Values) -> int:

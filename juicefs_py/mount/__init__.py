@@ -1,1 +1,1 @@
-"""The process that serves a mount: start in the background, readiness, supervision, signals. The file system is in `vfs`."""
+"""The process that serves a mount: start, readiness, supervision, signals. The file system itself is in `vfs`."""

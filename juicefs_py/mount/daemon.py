@@ -14,7 +14,7 @@ from juicefs_py.mount.process import flush_streams
 def detach(log_path: str) -> bool:
     """Fork twice. False in the caller's process, which stays as it is; True in the daemon, whose parent is init.
 
-    The daemon has its own session, `/` as directory, umask 0, /dev/null as stdin, and the log file as stdout and stderr.
+    The daemon has its own session, `/` as directory, umask 0, /dev/null as stdin, the log file as stdout and stderr.
     """
     log_fd = _open_log(log_path)
     flush_streams()

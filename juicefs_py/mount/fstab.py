@@ -16,7 +16,7 @@ _NOT_STORED = frozenset(("update-fstab", "background", "foreground", "o", "cache
 
 
 def update(url: str, mountpoint: str, values: Values, path: str = _FSTAB) -> None:
-    """Add the entry, or replace the one of the same volume and mount point. Only root may, and only outside containers."""
+    """Add the entry, or replace the one of the same volume and mount point. Only as root and outside containers."""
     if os.environ.get("CALL_VIA_MOUNT") or in_container():
         return
     if os.getuid() != 0:

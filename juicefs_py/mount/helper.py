@@ -1,10 +1,11 @@
-"""mount(8)'s calling convention, `mount.juicefs SOURCE TARGET [-o LIST]...`, rewritten to a `juicefs mount` command line.
+"""mount(8)'s call, `mount.juicefs SOURCE TARGET [-o LIST]...`, rewritten to a `juicefs mount` command line.
 
 Only words and option names here; nothing is mounted.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from juicefs_py.cli.args import Option
@@ -42,7 +43,7 @@ def rewrite(argv: Sequence[str]) -> list[str]:
 
 def _parts(words: Sequence[str]) -> Iterable[str]:
     """The comma parts of every word that follows a `-o`."""
-    for flag, word in zip(words, words[1:], strict=False):
+    for flag, word in itertools.pairwise(words):
         if flag == "-o":
             yield from word.split(",")
 

@@ -63,5 +63,7 @@ def _reply(head: bytes, body: bytes) -> bytes:
     words = head.split(b" ", 2)
     found = len(words) > 2 and words[0] == b"GET" and words[1].partition(b"?")[0] == b"/metrics"
     status, content = ("200 OK", body) if found else ("404 Not Found", b"only GET /metrics is served here\n")
-    header = f"HTTP/1.1 {status}\r\nContent-Type: {_TYPE}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    header = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {_TYPE}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    )
     return header.encode() + content

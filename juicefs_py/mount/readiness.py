@@ -70,7 +70,7 @@ def timeout_s() -> float:
 def wait_until_ready(path: str, status: int, limit_s: float) -> str:
     """Wait for the serving process: "" once the mount answers with inode 1, otherwise what went wrong.
 
-    `status` is a pipe on which the serving process writes a byte when it serves, and which closes when all of it is gone.
+    `status` is a pipe on which the serving process writes a byte when it serves, and which closes when it is gone.
     """
     end = time.monotonic() + limit_s
     next_dot = time.monotonic() + _DOT_S

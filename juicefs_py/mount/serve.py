@@ -1,7 +1,7 @@
-"""The serving process: opens the volume, mounts it, and lives until it is unmounted. One trio nursery holds it all together.
+"""The serving process: opens the volume, mounts it, and lives until it is unmounted, in one trio nursery.
 
-File system work happens in the session's threads; trio only runs what waits: the session's end, heartbeat, background jobs,
-metrics, signals. Order of the end: unmounted, flushed, session record removed, store closed.
+File system work happens in the session's threads; trio only runs what waits: the session's end, heartbeat, background
+jobs, metrics, signals. Order of the end: unmounted, flushed, session record removed, store closed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import faulthandler
 import os
 import signal
 import stat
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -55,28 +54,38 @@ class Server:
         self.kernel = settings.kernel_options(job.values)
         self.code = 0
         self._mark_served = mark_served
-        self._stopping = False
 
     async def run(self) -> int:
         volume = await trio.to_thread.run_sync(self._open)
         try:
-            session = self._mount(volume)
-            async with trio.open_nursery() as nursery:
-                # Signals first: from here on an end means an unmount.
-                await nursery.start(self._signals, session, volume)
-                nursery.start_soon(self._announce, session)
-                nursery.start_soon(self._heartbeat, volume)
-                nursery.start_soon(self._jobs, volume)
-                await self._metrics(nursery, volume)
-                process.freeze_heap()
-                await trio.to_thread.run_sync(session.run, limiter=trio.CapacityLimiter(1))
-                nursery.cancel_scope.cancel()
+            values = self.job.values
+            listeners = await metrics.listen(values.text("metrics"), values.is_set("metrics"))
+            await self._serve(volume, listeners)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(volume.close)
         if not self.code:
             log.LOG.info('The juicefs mount process exit successfully, mountpoint: "%s"', self.job.mountpoint)
         return self.code
+
+    async def _serve(self, volume: OpenVolume, listeners: list[trio.SocketListener]) -> None:
+        """Mount and live until unmounted. A failure of any part stops the session and takes the mount away."""
+        async with trio.open_nursery() as nursery:
+            session = await trio.to_thread.run_sync(self._mount, volume)
+            try:
+                await nursery.start(self._signals, nursery, session, volume)
+                nursery.start_soon(self._announce, session, volume)
+                nursery.start_soon(self._heartbeat, volume)
+                nursery.start_soon(self._jobs, volume)
+                if listeners:
+                    nursery.start_soon(metrics.serve, listeners, volume.vfs.metrics.render)
+                process.freeze_heap()
+                await trio.to_thread.run_sync(session.run, abandon_on_cancel=True)
+            finally:
+                if not session.unmounted:
+                    session.stop()
+                    lazy_umount(self.job.mountpoint)
+            nursery.cancel_scope.cancel()
 
     def _open(self) -> OpenVolume:
         """Metadata, storage and VFS, with a session record unless read-only."""
@@ -104,33 +113,31 @@ class Server:
         volume.vfs.notifier = session.notifier
         return session
 
-    async def _announce(self, session: Session) -> None:
+    async def _announce(self, session: Session, volume: OpenVolume) -> None:
         """Tell whoever waits that the mount is served."""
         while not session.ready.is_set():
             await trio.sleep(_LOOK_EVERY_S)
         self._mark_served()
-        if self.job.status >= 0:
+        if self.job.background:
             os.write(self.job.status, b"1")
-            os.close(self.job.status)
         else:
-            log.LOG.info('\x1b[92mOK\x1b[0m, %s is ready at "%s"', "the volume", self.job.mountpoint)
+            log.LOG.info('\x1b[92mOK\x1b[0m, %s is ready at "%s"', volume.setting.name, self.job.mountpoint)
 
     async def _signals(
-        self, session: Session, volume: OpenVolume, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+        self, nursery: trio.Nursery, session: Session, volume: OpenVolume, *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:  # fmt: skip
+        stopping = False
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             task_status.started()
             async for number in received:
                 if number == signal.SIGHUP:
-                    log.LOG.info("Received SIGHUP, flushing")
-                    await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S)
-                elif not self._stopping:
-                    self._stopping = True
-                    name = signal.Signals(number).name
-                    log.LOG.info("Received signal %s, exiting...", name)
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._stop, session, volume)
-                    return
+                    log.LOG.info("Received signal hangup, flushing")
+                    await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S, abandon_on_cancel=True)
+                elif not stopping:
+                    stopping = True
+                    log.LOG.info("Received signal %s, exiting...", signal.strsignal(number) or number)
+                    nursery.start_soon(self._stop, session, volume)
 
     async def _stop(self, session: Session, volume: OpenVolume) -> None:
         """Unmount now, flush, and give those who still use the mount a while to let go."""
@@ -166,12 +173,6 @@ class Server:
             await trio.to_thread.run_sync(volume.meta.run_jobs, lambda: ended, abandon_on_cancel=True)
         finally:
             ended = True
-
-    async def _metrics(self, nursery: trio.Nursery, volume: OpenVolume) -> None:
-        values = self.job.values
-        listeners = await metrics.listen(values.text("metrics"), values.is_set("metrics"))
-        if listeners:
-            nursery.start_soon(metrics.serve, listeners, volume.vfs.metrics.render)
 
 
 def _make_device() -> None:

@@ -118,7 +118,7 @@ def store_config(values: Values, setting: Setting) -> StoreConfig:
         cache_full_block=not values.flag("cache-partial-only"),
         cache_large_write=values.flag("cache-large-write"),
         buffer_size=buffer_size(values),
-        readahead=max_readahead(values) if values.is_set("max-readahead") else 8 * block_size,
+        readahead=8 * block_size if (ahead := max_readahead(values)) is None else ahead,
         prefetch=values.number("prefetch"),
         max_uploads=_at_least_one(values, "max-uploads", 1),
         max_downloads=_at_least_one(values, "max-downloads", 200),

@@ -1,7 +1,7 @@
 """Stage 0 of `juicefs mount`: everything that can fail is tried in the caller's process, then the mount is started.
 
-Foreground: this process becomes the supervisor. Background: a detached copy does, and this one waits until the mount answers.
-No database stays open and no thread runs when processes are forked.
+Foreground: this process becomes the supervisor. Background: a detached copy does, and this one waits until the mount
+answers. No database stays open and no thread runs when processes are forked.
 """
 
 from __future__ import annotations
