@@ -74,22 +74,33 @@ def mknod(
         attr.length = len(target)
     check_growth(tx, vol, attr.uid, attr.gid, (parent,), attr.space, 1)
     ino = vol.inodes.next()
-    add_inode(tx, vol, parent, name, ino, attr)
+    add_entry(tx, vol, parent, name, ino, attr)
     if type == SYMLINK:
         tx.put_symlink(ino, target)
     update_parent(tx, vol, parent, directory, now, nlink=attr.is_dir)
     return Created(ino, attr)
 
 
-def add_inode(tx: Transaction, vol: Volume, parent: int, name: bytes, ino: int, attr: Attr) -> None:
-    """Put a new inode and its entry, and account for both. The parent's own record is the caller's affair."""
+def add_entry(
+    tx: Transaction, vol: Volume, parent: int, name: bytes, ino: int, attr: Attr, *, new: bool = True
+) -> None:
+    """Put an entry and the `new` inode that it leads to, and account for both.
+
+    The parent's own record is the caller's affair.
+    """
     attr.parent = parent
-    tx.put_attr(ino, attr)
     tx.put_entry(parent, name, Dirent(attr.type, ino))
+    if new:
+        add_inode(tx, vol, ino, attr)
+    charge_dir(tx, vol, parent, attr.length if attr.is_file else 0, attr.space, 1)
+
+
+def add_inode(tx: Transaction, vol: Volume, ino: int, attr: Attr) -> None:
+    """Put a new inode, and account for it where names do not matter."""
+    tx.put_attr(ino, attr)
     if attr.is_dir and vol.setting.dir_stats:
         tx.put_dir_stat(ino, DirStat(0, 0, 0))
     charge(tx, vol, attr.uid, attr.gid, attr.space, 1)
-    charge_dir(tx, vol, parent, attr.length if attr.is_file else 0, attr.space, 1)
 
 
 def _check_new(parent: int, name: bytes, type: int, target: bytes) -> None:

@@ -39,9 +39,13 @@ def unlink(
 
 
 def unlink_many(
-    tx: Transaction, vol: Volume, caller: Caller, parent: int, names: Iterable[bytes], *, skip_trash: bool = False
-) -> list[Removed]:
-    """Remove several names of one directory. Names that are gone, or have become directories, are passed over."""
+    tx: Transaction, vol: Volume, caller: Caller, parent: int, names: Iterable[bytes],
+    *, skip_trash: bool = False, force: bool = False,
+) -> list[Removed]:  # fmt: skip
+    """Remove several names of one directory. Names that are gone, or have become directories, are passed over.
+
+    `force`: whatever flags they have.
+    """
     wanted = list(names)
     tx.prefetch(("attr", parent), *[("target", parent, name) for name in wanted], *reads_of_bin(vol))
     directory = _removable_from(tx, caller, parent)
@@ -50,16 +54,17 @@ def unlink_many(
     for name in wanted:
         found = tx.target(parent, name)
         if found is not None and found[0].type != DIRECTORY:
-            removed.append(_unlink(tx, vol, caller, parent, directory, name, found, now, skip_trash))
+            removed.append(_unlink(tx, vol, caller, parent, directory, name, found, now, skip_trash, force))
     if removed:
         update_parent(tx, vol, parent, directory, now)
     return removed
 
 
 def rmdir(
-    tx: Transaction, vol: Volume, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False
-) -> Removed:
-    """Remove an empty directory."""
+    tx: Transaction, vol: Volume, caller: Caller, parent: int, name: bytes,
+    *, skip_trash: bool = False, force: bool = False,
+) -> Removed:  # fmt: skip
+    """Remove an empty directory. `force`: whatever flags it has."""
     if name == _DOTDOT:
         raise Refused(errno.ENOTEMPTY)
     check_name(parent, name, errno.EINVAL)
@@ -70,9 +75,10 @@ def rmdir(
         raise Refused(errno.ENOENT)
     entry, attr = found
     require(tx, caller, directory, WRITE)
-    refuse_flags(directory)
     require_unsticky(caller, directory, attr)
-    refuse_flags(attr)
+    if not force:
+        refuse_flags(directory)
+        refuse_flags(attr)
     if entry.type != DIRECTORY:
         raise Refused(errno.ENOTDIR)
     if tx.has_entries(entry.ino):
@@ -86,14 +92,15 @@ def rmdir(
 
 def _unlink(
     tx: Transaction, vol: Volume, caller: Caller, parent: int, directory: Attr, name: bytes,
-    found: tuple[Dirent, Attr | None], now: Time, skip_trash: bool,
+    found: tuple[Dirent, Attr | None], now: Time, skip_trash: bool, force: bool = False,
 ) -> Removed:  # fmt: skip
     entry, attr = found
-    refuse_flags(directory)
     require_unsticky(caller, directory, attr)
     if entry.type == DIRECTORY:
         raise Refused(errno.EPERM)
-    refuse_flags(attr)
+    if not force:
+        refuse_flags(directory)
+        refuse_flags(attr)
     removed = release(tx, vol, parent, name, entry, attr, now, skip_trash=skip_trash)
     tx.delete_entry(parent, name)
     return removed

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from meta.attr import Attr
 from meta.errors import Refused
 from meta.rules.context import Unprepared, Volume
-from meta.rules.create import add_inode, new_attr
+from meta.rules.create import add_entry, new_attr
 from meta.rules.directory import Time
 from meta.rules.format import ensure_trash
 from meta.transaction import Read, Transaction
@@ -101,5 +101,5 @@ def _create_hour(tx: Transaction, vol: Volume, name: bytes, ino: int) -> int:
         return entry.ino
     if tx.attr(ino) is not None:
         raise Refused(errno.EIO, f"trash directory {ino} exists already, but not as {name!r}")
-    add_inode(tx, vol, TRASH, name, ino, new_attr(SUPERUSER, DIRECTORY, 0o555, vol.now()))
+    add_entry(tx, vol, TRASH, name, ino, new_attr(SUPERUSER, DIRECTORY, 0o555, vol.now()))
     return ino
