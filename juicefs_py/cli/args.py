@@ -13,6 +13,7 @@ from juicefs_py.cli import values
 from juicefs_py.cli.errors import Fatal, UsageError
 
 COMPLETION = "--generate-bash-completion"
+_ZERO = {"int": "0", "uint": "0", "float": "0", "duration": "0"}
 
 
 class Option(NamedTuple):
@@ -90,7 +91,7 @@ class Values:
         if name in self.given:
             return self.given[name]
         option = self.table[name]
-        return convert(option.kind, option.default)
+        return convert(option.kind, option.default or _ZERO.get(option.kind, ""))
 
     def flag(self, name: str) -> bool:
         return self._value(name) is True

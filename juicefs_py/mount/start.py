@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from juicefs_py import storage_check
@@ -106,20 +107,22 @@ def _in_background(job: Job, setting: Setting, words: list[str]) -> int:
 def _supervise(job: Job, words: list[str]) -> int:
     process.set_title(words)
     process.ignore_stray_signals()
+    if os.environ.get("JFS_SUPERVISOR"):
+        return _serve(job, lambda: None)  # somebody else supervises
     process.raise_limits()
     process.protect_from_oom_killer()
     if not process.be_io_flusher():
         log.LOG.debug("no CAP_SYS_RESOURCE: this process cannot be made an I/O flusher")
     if job.values.flag("disable-transparent-hugepage"):
         process.disable_huge_pages()
+    return Supervisor(job.mountpoint, lambda mark_served: _serve(job, mark_served)).run()
 
-    def serve(mark_served: object) -> int:
-        from juicefs_py.mount.serve import serve as serve_mount
 
-        assert callable(mark_served)
-        return serve_mount(job, mark_served)
+def _serve(job: Job, mark_served: Callable[[], None]) -> int:
+    """In the serving process: what only it needs is imported here, so that the supervisor stays small."""
+    from juicefs_py.mount.serve import serve
 
-    return Supervisor(job.mountpoint, serve).run()
+    return serve(job, mark_served)
 
 
 def _title(argv: list[str], positionals: list[str], shown: tuple[str, str]) -> list[str]:
