@@ -1,0 +1,278 @@
+"""The key/value engine over any `KvStore`: retries, sessions, scans and counters.
+
+Not the records (reader, transaction), and not the store (kv, memory).
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, Literal, TypeVar
+
+from meta.acl import Rule
+from meta.attr import Attr
+from meta.errors import Conflict, Refused, Unavailable
+from meta.slices import decode_delayed
+from meta.tkv import keys, values
+from meta.tkv.kv import KvStore
+from meta.tkv.memory import MemoryStore
+from meta.tkv.reader import LatestReader, TkvReader
+from meta.tkv.transaction import TkvTransaction
+from meta.transaction import Delayed, DeletedFile, QuotaKind, Reader, SessionRecord, Transaction
+from meta.types import Dirent
+
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 50
+_FIRST: Final = {"nextInode": 2, "nextChunk": 1}
+_LEGACY_GRACE_S: Final = 300
+
+
+class TkvEngine:
+    """`Engine` over a `KvStore`.
+
+    With `defer_usage` the volume's totals are added once per `flush` instead of in every transaction, as official
+    clients do: for stores where one counter that everybody writes would make all transactions conflict.
+    """
+
+    def __init__(self, store: KvStore, read_only: bool = False, defer_usage: bool = False) -> None:
+        self.name = store.name
+        self._store = store
+        self._read_only = read_only
+        self._defer_usage = defer_usage
+        self._usage_lock = threading.Lock()
+        self._usage = (0, 0)
+        self._busy = threading.local()
+        self._latest = LatestReader(store)
+        self.reader: Reader = self._latest
+
+    def __repr__(self) -> str:
+        return f"TkvEngine({self._store!r})"
+
+    # Transactions
+
+    def transact(self, body: Callable[[Transaction], T]) -> T:
+        return self._write(body)
+
+    def _write(self, body: Callable[[TkvTransaction], T]) -> T:
+        if self._read_only:
+            raise Refused(errno.EROFS)
+        if getattr(self._busy, "now", False):
+            raise RuntimeError("a transaction inside a transaction")
+        self._busy.now = True
+        try:
+            for attempt in range(_ATTEMPTS):
+                try:
+                    return self._write_once(body)
+                except Conflict as e:
+                    conflict = e
+                time.sleep(random.random() * (attempt + 1) ** 2 / 1000)
+            raise Unavailable(f"{conflict}, {_ATTEMPTS} times in a row") from conflict
+        finally:
+            self._busy.now = False
+
+    def _write_once(self, body: Callable[[TkvTransaction], T]) -> T:
+        kv = self._store.begin()
+        try:
+            tx = TkvTransaction(kv, self._defer_usage)
+            result = body(tx)
+            kv.commit()
+        finally:
+            kv.close()
+        if tx.usage != (0, 0):
+            self._collect(*tx.usage)
+        return result
+
+    def view(self, body: Callable[[Reader], T]) -> T:
+        kv = self._store.begin()
+        try:
+            return body(TkvReader(kv))
+        finally:
+            kv.close()
+
+    def _collect(self, space: int, inodes: int) -> None:
+        with self._usage_lock:
+            self._usage = (self._usage[0] + space, self._usage[1] + inodes)
+
+    def flush(self) -> None:
+        """Add the collected usage to the volume's totals."""
+        with self._usage_lock:
+            (space, inodes), self._usage = self._usage, (0, 0)
+        if (space, inodes) == (0, 0):
+            return
+        try:
+            self.increment("usedSpace", space)
+        except BaseException:
+            self._collect(space, inodes)
+            raise
+        try:
+            self.increment("totalInodes", inodes)
+        except BaseException:
+            self._collect(0, inodes)
+            raise
+
+    # Counters and ids
+
+    def allocate(self, counter: Literal["nextInode", "nextChunk"], count: int) -> range:
+        end = self._write(lambda tx: tx.add_counter(counter, count, _FIRST[counter]))
+        return range(end - count, end)
+
+    def increment(self, counter: str, delta: int = 1) -> int:
+        return self._write(lambda tx: tx.add_counter(counter, delta))
+
+    def gate(self, name: str, now: int, period: int) -> bool:
+        def body(tx: TkvTransaction) -> bool:
+            if tx.counter(name) > now - period:
+                return False
+            tx.put_counter(name, now)
+            return True
+
+        return self._write(body)
+
+    def intern_acl(self, rule: Rule) -> int:
+        def body(tx: TkvTransaction) -> int:
+            for key, data in tx.kv.scan(b"R", b"S"):
+                if Rule.decode(data) == rule:
+                    return keys.read_u32(key, 1)
+            acl_id = tx.add_counter("aclMaxId", 1)
+            tx.put_acl(acl_id, rule.encode())
+            return acl_id
+
+        return self._write(body)
+
+    def init_counters(self, values: Mapping[str, int]) -> None:
+        def body(tx: TkvTransaction) -> None:
+            for name, value in {**_FIRST, **values}.items():
+                tx.put_counter(name, value)
+
+        self._write(body)
+
+    # Sessions and locks
+
+    def sessions(self) -> list[SessionRecord]:
+        infos = {keys.read_u64(key, 2): data for key, data in self._scan(b"SI", 10)}
+        return [SessionRecord(sid, expire, infos.get(sid, b"")) for sid, expire in self._expiries()]
+
+    def stale_sessions(self, now: int, limit: int) -> list[int]:
+        return [sid for sid, expire in self._expiries() if expire < now][:limit]
+
+    def _expiries(self) -> list[tuple[int, int]]:
+        found = [(keys.read_u64(key, 2), values.decode_time(data)) for key, data in self._scan(b"SE", 10)]
+        for key, data in self._scan(b"SH", 10):
+            found.append((keys.read_u64(key, 2), values.decode_time(data) + _LEGACY_GRACE_S))
+        return found
+
+    def session_locks(self, sid: int) -> tuple[dict[int, dict[int, bytes]], dict[int, dict[int, bytes]]]:
+        flocks = {keys.read_ino(key, 1): _of(values.decode_flocks(data), sid) for key, data in self._scan(b"F", 9)}
+        plocks = {keys.read_ino(key, 1): _of(values.decode_plocks(data), sid) for key, data in self._scan(b"P", 9)}
+        return {ino: own for ino, own in flocks.items() if own}, {ino: own for ino, own in plocks.items() if own}
+
+    def drop_locks(self, sid: int) -> None:
+        flocks, plocks = self.session_locks(sid)
+
+        def body(tx: TkvTransaction) -> None:
+            for ino, owners in flocks.items():
+                for owner in owners:
+                    tx.put_flock(ino, (sid, owner), None)
+            for ino, owners in plocks.items():
+                for owner in owners:
+                    tx.put_plock(ino, (sid, owner), None)
+
+        self._write(body)
+
+    # Scans
+
+    def deleted_files(self, before: int, limit: int) -> list[DeletedFile]:
+        found = (
+            DeletedFile(keys.read_ino(key, 1), keys.read_u64(key, 9), values.decode_time(data))
+            for key, data in self._scan(b"D", 17)
+        )
+        return sorted((file for file in found if file.deleted < before), key=lambda file: file.deleted)[:limit]
+
+    def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]:
+        found: list[Delayed] = []
+        for key, data in self._scan(b"L", 17):
+            created = keys.read_u64(key, 1)
+            if created >= before or len(found) == limit:
+                break
+            found.append(Delayed(keys.read_u64(key, 9), created, decode_delayed(data)))
+        return found
+
+    def detached(self, before: int) -> list[int]:
+        found = (key for key, data in self._scan(b"N", 9) if values.decode_time(data) < before)
+        return sorted(keys.read_ino(key, 1) for key in found)
+
+    def dead_slices(self) -> Iterator[tuple[int, int]]:
+        return ((slice_id, size) for slice_id, size, refs in self.list_slice_refs() if refs <= 0)
+
+    def list_slice_refs(self) -> Iterator[tuple[int, int, int]]:
+        for key, data in self._scan(b"K", 13):
+            yield keys.read_u64(key, 1), keys.read_u32(key, 9), values.decode_count(data) + 1
+
+    def list_slices(self) -> Iterator[tuple[int, int, bytes]]:
+        for key, data in self._scan(b"A", 14):
+            if key[9] == ord("C") and data:
+                yield keys.read_ino(key, 1), keys.read_u32(key, 10), data
+
+    def list_nodes(self) -> Iterator[tuple[int, Attr]]:
+        for key, data in self._scan(b"A", 10):
+            if key[9] == ord("I"):
+                yield keys.read_ino(key, 1), Attr.decode(data)
+
+    def list_edges(self) -> Iterator[tuple[int, bytes, Dirent]]:
+        for key, data in self._store.latest.scan(b"A", b"B"):
+            if key[9] == ord("D"):
+                yield keys.read_ino(key, 1), key[10:], values.decode_entry(data)
+
+    def _scan(self, prefix: bytes, length: int) -> Iterator[tuple[bytes, bytes]]:
+        """Keys of the latest state that begin with `prefix` and are `length` bytes long."""
+        for key, data in self._store.latest.scan(prefix, keys.prefix_end(prefix)):
+            if len(key) == length:
+                yield key, data
+
+    def clear_dir_stats(self) -> None:
+        self._write(lambda tx: tx.clear(b"U", 9))
+
+    def clear_quotas(self, kinds: Iterable[QuotaKind]) -> None:
+        def body(tx: TkvTransaction) -> None:
+            for kind in kinds:
+                tx.clear(keys.QUOTA_PREFIX[kind], 10)
+
+        self._write(body)
+
+    # The store as a whole
+
+    def prepare(self) -> None:
+        """A key/value store has no schema."""
+
+    def is_empty(self) -> bool:
+        return next(iter(self._store.latest.scan(b"", b"\xff", 1)), None) is None
+
+    def reset(self) -> None:
+        def body(tx: TkvTransaction) -> None:
+            for key, _ in list(tx.kv.scan(b"", b"\xff")):
+                tx.delete_key(key)
+
+        self._write(body)
+
+    def sync(self) -> None:
+        """What is committed is as durable as this store makes it."""
+
+    def close(self) -> None:
+        if not self._read_only:
+            self.flush()
+        self._store.close()
+
+
+def _of(locks: Mapping[tuple[int, int], bytes], sid: int) -> dict[int, bytes]:
+    """One session's locks by owner."""
+    return {owner: value for (session, owner), value in locks.items() if session == sid}
+
+
+def open_url(url: str, read_only: bool) -> TkvEngine:
+    """The engine of `memkv://name[?usage=deferred]`: one store per name in this process, a new one without a name."""
+    name, _, query = url.partition("://")[2].partition("?")
+    return TkvEngine(MemoryStore.named(name), read_only, "usage=deferred" in query.split("&"))
