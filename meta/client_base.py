@@ -35,6 +35,7 @@ class ClientBase:
         self.files = OpenFiles(self.config.open_cache_s, self.config.open_cache_limit)
         self.vol = Volume(engine, Setting(), self.config)
         self.vol.is_open = self.files.claim
+        self.vol.settle = self._settle
         self.root = ROOT
         self.on_setting: list[Callable[[Setting], None]] = []
         """Called with the new setting whenever a heartbeat finds that it was changed."""
@@ -99,13 +100,9 @@ class ClientBase:
             raise Refused(errno.EROFS)
         return self.vol.transact(body)
 
-    def _remove(self, body: Callable[[Transaction], T]) -> T:
-        """The same for rules that may remove a file, which needs care if it is open: see `OpenFiles.claim`."""
-        try:
-            return self._write(body)
-        finally:
-            for ino in self.files.settle():
-                self._release(ino)
+    def _settle(self) -> None:
+        for ino in self.files.settle():
+            self._release(ino)
 
     def _release(self, ino: int) -> None:
         """Nobody here holds `ino` any more, which may have lost its last link meanwhile."""

@@ -83,7 +83,7 @@ class NameCalls(FileCalls):
     def unlink(self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False) -> int:
         """Remove a name of anything but a directory; the inode that it led to."""
         vol, where = self.vol, self._real(parent)
-        return self._removed(self._remove(lambda tx: unlink(tx, vol, caller, where, name, skip_trash=skip_trash)))
+        return self._removed(self._write(lambda tx: unlink(tx, vol, caller, where, name, skip_trash=skip_trash)))
 
     def rmdir(self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False) -> int:
         """Remove an empty directory; its inode."""
@@ -96,7 +96,7 @@ class NameCalls(FileCalls):
         """Rename as renameat2(2): NOREPLACE 1, EXCHANGE 2, and 33 for what is restored from the trash."""
         vol, src, dst = self.vol, self._real(parent), self._real(new_parent)
         sizes: Sizes = {}
-        done = self._remove(lambda tx: rename(tx, vol, caller, src, name, dst, new_name, flags, sizes))
+        done = self._write(lambda tx: rename(tx, vol, caller, src, name, dst, new_name, flags, sizes))
         if done.replaced is not None:
             self._removed(done.replaced)
         return done.ino, done.attr

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,6 +38,8 @@ class Deleter:
         self._idle = threading.Condition()
         self._pending = 0
         self._closed = False
+        self._syncing = threading.Lock()  # held over the sync on purpose: those who wait are served by the same one
+        self._synced = 0.0  # when the last sync began
         self._walker = ThreadPoolExecutor(1, "delete-files")
         self._workers = ThreadPoolExecutor(max(1, max_deletes), "delete-slices")
 
@@ -58,6 +61,7 @@ class Deleter:
         """Have the objects of dead slices deleted. Waits while too many are waiting already."""
         if self.store is None or not self._max_deletes:
             return
+        dead_at = time.monotonic()
         for slice_id, size in dead:
             self._slots.acquire()
             with self._idle:
@@ -65,7 +69,7 @@ class Deleter:
                     self._slots.release()
                     return
                 self._pending += 1
-            self._workers.submit(self._delete_slice, slice_id, size)
+            self._workers.submit(self._delete_slice, slice_id, size, dead_at)
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until nothing is left to do; False if there still is."""
@@ -80,16 +84,25 @@ class Deleter:
         self._walker.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _delete_slice(self, slice_id: int, size: int) -> None:
+    def _delete_slice(self, slice_id: int, size: int, dead_at: float) -> None:
         try:
-            self._run(lambda: self._delete_slice_now(slice_id, size), f"slice {slice_id}")
+            self._run(lambda: self._delete_slice_now(slice_id, size, dead_at), f"slice {slice_id}")
         finally:
             self._slots.release()
 
-    def _delete_slice_now(self, slice_id: int, size: int) -> None:
+    def _delete_slice_now(self, slice_id: int, size: int, dead_at: float) -> None:
         assert self.store is not None
+        self._sync_since(dead_at)
         self.store.delete_slice(slice_id, size)
         self._vol.transact(lambda tx: forget_slice(tx, slice_id, size))
+
+    def _sync_since(self, moment: float) -> None:
+        """Have what was committed before `moment` on disk, so that no loss of power brings back what names objects."""
+        with self._syncing:
+            if self._synced < moment:
+                started = time.monotonic()
+                self._vol.engine.sync()
+                self._synced = started
 
     def _run(self, work: Callable[[], None], what: str) -> None:
         try:

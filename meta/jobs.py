@@ -16,7 +16,12 @@ from meta.deleter import Deleter
 from meta.errors import MetaError
 from meta.rules.compact import release_delayed
 from meta.rules.context import Volume
+from meta.rules.lookup import entries
+from meta.rules.removal import Removed
 from meta.rules.sessions import end_session
+from meta.rules.trash import is_due
+from meta.rules.tree import remove_tree
+from meta.types import SUPERUSER, TRASH
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +70,22 @@ def clean_slices(vol: Volume, deleter: Deleter, stop: Stop) -> None:
         deleter.delete_slices([dead])
 
 
+def clean_trash(vol: Volume, deleter: Deleter, stop: Stop) -> None:
+    """Empty the hours of the trash that are due, oldest first, then release replaced slices of that age."""
+    now, days = vol.now()[0], vol.setting.trash_days
+    hours = [item for page in entries(vol.engine.reader, TRASH) for item in page if is_due(item.name, now, days)]
+
+    def follow(removed: Removed) -> None:
+        if removed.deleted is not None:
+            deleter.delete_file(removed.deleted)
+
+    for hour in sorted(hours, key=lambda item: item.ino):
+        if stop():
+            return
+        remove_tree(vol, SUPERUSER, TRASH, hour.name, skip_trash=True, removed=follow)
+    clean_delayed(vol, deleter, stop)
+
+
 def clean_delayed(vol: Volume, deleter: Deleter, stop: Stop) -> None:
     """Release slices that compactions replaced, once they are older than the days of the trash."""
     before = vol.now()[0] - vol.setting.trash_days * _DAY_S
@@ -78,7 +99,7 @@ JOBS = (
     Job("lastCleanupSessions", 0, clean_sessions),
     Job("lastCleanupFiles", _HOUR_S, clean_files),
     Job("nextCleanupSlices", _HOUR_S, clean_slices),
-    Job("lastCleanupTrash", _HOUR_S, clean_delayed),
+    Job("lastCleanupTrash", _HOUR_S, clean_trash),
 )
 
 

@@ -84,16 +84,21 @@ class Volume:
         self.trash_hour = (b"", 0)  # name and inode of the hourly trash directory last used
         self.is_open: Callable[[int], bool] = lambda ino: False
         """Whether this process holds the inode open (it must then outlive its last link)."""
+        self.settle: Callable[[], None] = lambda: None
+        """Called by each thread behind its transaction, so that what `is_open` has answered can be followed up."""
 
         self._acl_ids: dict[Rule, int] = {}
 
     def transact(self, body: Callable[[Transaction], T]) -> T:
         """`Engine.transact` for rules: fetches what they find missing, and runs them again."""
-        while True:
-            try:
-                return self.engine.transact(body)
-            except Unprepared as missing:
-                missing.fetch()
+        try:
+            while True:
+                try:
+                    return self.engine.transact(body)
+                except Unprepared as missing:
+                    missing.fetch()
+        finally:
+            self.settle()
 
     def acl_id(self, rule: Rule) -> int:
         """The id of a stored rule equal to this one. Raises `Unprepared` if this client does not know it yet."""

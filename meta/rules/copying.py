@@ -29,12 +29,14 @@ def copy_file_range(
 
     Returns the bytes copied (0 behind the end of `src`) and the new attributes of `dst`.
     """
-    first, last = off_in >> CHUNK_SHIFT, (off_in + size - 1) >> CHUNK_SHIFT
+    if min(off_in, off_out, size) < 0:
+        raise Refused(errno.EINVAL)
+    first, last = off_in >> CHUNK_SHIFT, (off_in + size) >> CHUNK_SHIFT
     tx.prefetch(("attr", src), ("attr", dst), ("chunk", src, first), ("chunk", src, last))
     source = tx.attr(src)
     if source is None:
         raise Refused(errno.ENOENT)
-    if not source.is_file or min(off_in, off_out, size) < 0:
+    if not source.is_file:
         raise Refused(errno.EINVAL)
     require(tx, caller, source, READ)
     target = tx.attr(dst)
