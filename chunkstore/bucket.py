@@ -93,15 +93,15 @@ class Bucket(Protocol):
 
     def create(self) -> None:
         """Create the bucket itself, if it is not there."""
-        return None
+        return
 
     def sync(self) -> None:
         """Return when everything put before this call survives a loss of power. Remote ones promise that in `put`."""
-        return None
+        return
 
     def close(self) -> None:
         """Give up connections. The bucket is not used afterwards."""
-        return None
+        return
 
 
 class Part(NamedTuple):

@@ -2,7 +2,8 @@
 
 Not what is in them (`chunkstore.compress`). The same key, relative to the volume's prefix, names cache files.
 Format: `chunks/{id/10^6}/{id/10^3}/{id}_{indx}_{size}`, or with a hash prefix
-`chunks/{id%256:02X}/{id/10^6}/{id}_{indx}_{size}`. The size is always that of the plain data, compressed or not. Offsets count from the start of the slice.
+`chunks/{id%256:02X}/{id/10^6}/{id}_{indx}_{size}`. The size is always that of the plain data, compressed or not.
+Offsets count from the start of the slice.
 """
 
 from __future__ import annotations

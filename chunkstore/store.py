@@ -48,7 +48,7 @@ class ChunkStore:
         self.bucket = bucket
         self.metrics = Counters()
         self.buffers = BufferPool(config.buffer_size)
-        self.cache: BlockCache = open_cache(config, self.buffers, self.metrics)
+        self.cache: BlockCache = open_cache(config, self.metrics)
         self._transfer = Transfer(bucket, config, self.buffers, self.metrics)
         self._fetcher = Fetcher(self._transfer, self.cache)
         self._prefetcher = Prefetcher(self._fetcher, self.cache, config.prefetch if self.cache.enabled else 0)

@@ -1,0 +1,138 @@
+"""The disk cache: one or several cache directories as one. Not a store: whatever is lost here is fetched again.
+
+A block lives in the directory that the ring names; blocks that an older release put elsewhere are still found.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+
+from chunkstore.buffers import Page
+from chunkstore.cache.directory import CacheDir
+from chunkstore.cache.health import State
+from chunkstore.cache.interface import BlockCache
+from chunkstore.cache.memory import FALLBACK_SIZE, MemoryCache
+from chunkstore.cache.ring import Ring, fnv1
+from chunkstore.config import StoreConfig
+from chunkstore.metrics import Counters
+from chunkstore.naming import Block
+
+_QUEUE_SHARE = 0.2  # of the buffers may wait to be written to the cache
+
+
+def expand(patterns: tuple[str, ...]) -> list[str]:
+    """The directories that patterns stand for, sorted. A tail without wildcards (the UUID) need not exist."""
+    found: set[str] = set()
+    for pattern in patterns:
+        parent, tail = pattern.rstrip("/"), ""
+        while glob.has_magic(parent) and not glob.has_magic(os.path.basename(parent)):
+            tail = os.path.join(os.path.basename(parent), tail) if tail else os.path.basename(parent)
+            parent = os.path.dirname(parent)
+        if glob.has_magic(parent):
+            found.update(os.path.join(match, tail) if tail else match for match in glob.glob(parent))
+        else:
+            found.add(parent)
+    return sorted(found)
+
+
+def open_dirs(config: StoreConfig, counters: Counters) -> tuple[list[CacheDir], list[str]]:
+    """The directories that can be used, and a sentence for each that cannot."""
+    paths = [path for path in expand(config.cache_dirs) if config.auto_create or os.path.isdir(path)]
+    usable, problems = [], []
+    for path in paths:
+        try:
+            os.makedirs(os.path.join(path, "raw"), exist_ok=True)
+            if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(13, "not writable", path)
+            usable.append(path)
+        except OSError as error:
+            problems.append(f"cache directory {path} cannot be used: {error.strerror or error}")
+    dirs = []
+    for path in usable:
+        share = len(usable)
+        queue = int(config.buffer_size * _QUEUE_SHARE / share)
+        dirs.append(CacheDir(path, config, config.cache_size // share, config.cache_items // share, counters, queue))
+    return dirs, problems
+
+
+class DiskCache(BlockCache):
+    """Blocks in `dirs`, at least one."""
+
+    enabled = True
+
+    def __init__(self, dirs: list[CacheDir], config: StoreConfig, counters: Counters) -> None:
+        self._all = dirs
+        self._hash_prefix = config.hash_prefix
+        self._fallback = MemoryCache(config, FALLBACK_SIZE, counters)
+        self._by_id = {each.id: each for each in dirs}
+        self._ring = Ring(list(self._by_id))
+        self._single = dirs[0] if len(dirs) == 1 else None
+
+    def _of(self, block: Block) -> CacheDir | None:
+        """Where a block belongs; None when every disk is down."""
+        owner = self._single or self._by_id[self._ring.owner(block.key(self._hash_prefix))]
+        if owner.health.state is not State.DOWN:
+            return owner
+        living = {each.id: each for each in self._all if each.health.state is not State.DOWN}
+        if not living:
+            return None
+        self._by_id, self._ring = living, Ring(list(living))
+        self._single = next(iter(living.values())) if len(living) == 1 else None
+        return self._single or living[self._ring.owner(block.key(self._hash_prefix))]
+
+    def _legacy(self, block: Block) -> CacheDir:
+        return self._all[fnv1(block.key(self._hash_prefix).encode()) % len(self._all)]
+
+    def read_into(self, block: Block, offset: int, view: memoryview) -> bool:
+        owner = self._single if self._single and self._single.health.state is State.NORMAL else self._of(block)
+        if owner is None:
+            return self._fallback.read_into(block, offset, view)
+        if owner.read_into(block, offset, view):
+            return True
+        if len(self._all) > 1:
+            other = self._legacy(block)
+            return other is not owner and other.read_into(block, offset, view)
+        return False
+
+    def insert(self, block: Block, page: Page, forced: bool = False) -> None:
+        owner = self._of(block)
+        if owner is None:
+            self._fallback.insert(block, page, forced)
+        else:
+            owner.insert(block, page, forced)
+
+    def remove(self, block: Block) -> None:
+        self._fallback.remove(block)
+        owner = self._of(block)
+        if owner is not None:
+            owner.remove(block)
+        if len(self._all) > 1 and (other := self._legacy(block)) is not owner:
+            other.remove(block)
+
+    def where(self, block: Block) -> str | None:
+        owner = self._of(block)
+        if owner is None:
+            return self._fallback.where(block)
+        place = owner.where(block)
+        if place is None and len(self._all) > 1:
+            place = self._legacy(block).where(block)
+        return place
+
+    def usage(self) -> tuple[int, int]:
+        usages = [self._fallback.usage(), *(each.usage() for each in self._all)]
+        return sum(blocks for blocks, _ in usages), sum(size for _, size in usages)
+
+    def memory(self) -> int:
+        return self._fallback.memory()
+
+    def flush(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        flushed = [each.flush(max(0.0, deadline - time.monotonic())) for each in self._all]  # each, whatever the others
+        return all(flushed)
+
+    def close(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        closed = [each.close(max(0.0, deadline - time.monotonic())) for each in self._all]
+        return all(closed)
