@@ -1,0 +1,207 @@
+"""Open files and directories of a mount: handle numbers, and what all handles of one inode share.
+
+Not here: what is done through a handle (`vfs_*`).
+
+Handle numbers have a meaning that outlives the process (a successor takes over a running mount): even numbers are files
+opened for writing, odd ones everything else, and an odd one that is not known can be opened again.
+
+Concurrency. Request threads share the table; `HandleTable._lock` guards opening and closing, lookups read plain dicts
+without it. The gate of an inode is entered by every write and shut by what must see no write half done (truncate,
+fallocate, copy). It comes before every other lock of the data path. The kernel holds its own inode lock around the same
+calls; the gate is for the other doors, and for direct I/O, which the kernel lets in side by side.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from juicefs_py.data.reader import FileReader
+from juicefs_py.data.readers import Readers
+from juicefs_py.data.writer import Claim, FileWriter
+from juicefs_py.data.writers import Writers
+from juicefs_py.errors import refuse
+from meta.attr import Attr
+
+
+class Gate:
+    """Many may be inside, or one may hold it shut; who wants it shut goes before newcomers."""
+
+    __slots__ = ("_changed", "_inside", "_shut")
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._inside = 0
+        self._shut = False
+
+    def enter(self) -> None:
+        with self._changed:
+            while self._shut:
+                self._changed.wait()
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._shut and not self._inside:
+                self._changed.notify_all()
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Nobody is inside while the block runs."""
+        with self._changed:
+            while self._shut:
+                self._changed.wait()
+            self._shut = True
+            while self._inside:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._shut = False
+                self._changed.notify_all()
+
+
+class OpenInode:
+    """What the handles of one file share. `length` is the last length that this client learned, `fresh_at` when."""
+
+    __slots__ = ("fresh_at", "gate", "ino", "length", "lock_owners", "mtime", "refs", "tier")
+
+    def __init__(self, ino: int, attr: Attr) -> None:
+        self.ino = ino
+        self.refs = 0
+        self.gate = Gate()
+        self.lock_owners: set[int] = set()  # owners of record locks taken through this mount
+        self.tier = attr.tier
+        self.length = attr.length
+        self.mtime = (attr.mtime, attr.mtimensec)
+        self.fresh_at = time.monotonic()
+
+    def learn(self, attr: Attr) -> bool:
+        """Take in fresh attributes; True if the content may have changed since the last ones."""
+        mtime = (attr.mtime, attr.mtimensec)
+        changed = mtime != self.mtime
+        self.length = attr.length
+        self.mtime = mtime
+        self.fresh_at = time.monotonic()
+        return changed
+
+    def grow(self, end: int) -> None:
+        """A write through this mount reached `end`."""
+        if end > self.length:
+            self.length = end
+
+    def is_stale(self, age_s: float) -> bool:
+        """Whether the attributes were learned longer ago than this."""
+        return time.monotonic() - self.fresh_at > age_s
+
+
+class FileHandle:
+    """An open file. `writer` and `claim` only if it is open for writing."""
+
+    __slots__ = ("claim", "fh", "flags", "flock_owner", "ino", "inode", "lock_owners", "reader", "writer")
+
+    def __init__(self, fh: int, inode: OpenInode, flags: int, reader: FileReader, writer: FileWriter | None) -> None:
+        self.fh = fh
+        self.ino = inode.ino
+        self.inode = inode
+        self.flags = flags
+        self.reader = reader
+        self.writer = writer
+        self.claim: Claim | None = writer.claim() if writer else None
+        self.flock_owner: int | None = None
+        self.lock_owners: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"FileHandle(fh={self.fh}, ino={self.ino}, flags={self.flags:#o})"
+
+
+class HandleTable:
+    """All handles of a mount."""
+
+    def __init__(self, readers: Readers, writers: Writers) -> None:
+        self._readers = readers
+        self._writers = writers
+        self._lock = threading.Lock()
+        self._next = 1
+        self._others: dict[int, object] = {}
+        self._files: dict[int, FileHandle] = {}
+        self._inodes: dict[int, OpenInode] = {}
+
+    def __len__(self) -> int:
+        """Number of inodes that have handles."""
+        return len(self._inodes)
+
+    def _number(self, writable: bool) -> int:
+        number = self._next
+        if (number & 1 == 0) != writable:
+            number += 1
+        self._next = number + 1
+        return number
+
+    def open(self, attr: Attr, ino: int, flags: int, writable: bool, fh: int = 0) -> FileHandle:
+        """A new handle of a file; `fh` re-creates a known one."""
+        reader = self._readers.open(ino)
+        with self._lock:
+            inode = self._inodes.get(ino)
+            if inode is None:
+                inode = self._inodes[ino] = OpenInode(ino, attr)
+            inode.refs += 1
+            writer = self._writers.acquire(ino, attr.tier) if writable else None
+            if fh:
+                self._next = max(self._next, fh + 1)
+            handle = FileHandle(fh or self._number(writable), inode, flags, reader, writer)
+            self._files[handle.fh] = handle
+        return handle
+
+    def file(self, fh: int, ino: int) -> FileHandle | None:
+        """The handle `fh` if it is one of file `ino`."""
+        handle = self._files.get(fh)
+        return handle if handle is not None and handle.ino == ino else None
+
+    def inode(self, ino: int) -> OpenInode | None:
+        """What the handles of an inode share; None if it is not open."""
+        return self._inodes.get(ino)
+
+    def close(self, fh: int) -> FileHandle | None:
+        """Forget a file handle; the caller does what closing means."""
+        with self._lock:
+            handle = self._files.pop(fh, None)
+            if handle is None:
+                return None
+            handle.inode.refs -= 1
+            if handle.inode.refs == 0:
+                self._inodes.pop(handle.ino, None)
+        self._readers.close(handle.reader)
+        if handle.writer is not None:
+            self._writers.release(handle.writer)
+        return handle
+
+    def add(self, handle: object, fh: int = 0) -> int:
+        """Number a directory or internal file (always odd)."""
+        with self._lock:
+            if fh:
+                self._next = max(self._next, fh + 1)
+            number = fh or self._number(writable=False)
+            self._others[number] = handle
+            return number
+
+    def other(self, fh: int) -> object | None:
+        """What `add` numbered so."""
+        return self._others.get(fh)
+
+    def remove(self, fh: int) -> object | None:
+        """Forget what `add` numbered so."""
+        with self._lock:
+            return self._others.pop(fh, None)
+
+    def writable(self, fh: int, ino: int) -> FileHandle:
+        """The handle `fh` for a change of `ino`; EBADF if it does not exist or was not opened for writing."""
+        handle = self.file(fh, ino)
+        if handle is None or handle.writer is None:
+            raise refuse(errno.EBADF)
+        return handle

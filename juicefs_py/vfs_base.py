@@ -1,0 +1,168 @@
+"""What all parts of the VFS share: the rooms below, attributes as the kernel wants them, and whose request it is.
+
+Not here: any operation (`vfs_names`, `vfs_attrs`, `vfs_files`, `vfs_dirs`, `vfs_ranges`, `vfs_locks`).
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from fuse.operations import Caller, Entry, Operations, Stat
+from juicefs_py.control.accesslog import AccessLog
+from juicefs_py.control.internal import InternalFiles
+from juicefs_py.control.stats import MountStats
+from juicefs_py.data.housekeeper import Housekeeper
+from juicefs_py.data.readers import Readers
+from juicefs_py.data.writers import Writers
+from juicefs_py.errors import refuse
+from juicefs_py.handles import HandleTable
+from juicefs_py.vfs_config import VFSConfig
+from meta.attr import Attr
+from meta.types import DIRECTORY, FILE, MAX_NAME, ROOT, SPECIAL, TRASH, TYPE_TO_MODE, Identity
+
+if TYPE_CHECKING:
+    from chunkstore.store import ChunkStore
+    from meta.client import MetaClient
+    from meta.types import Caller as MetaCaller
+
+BLKSIZE = 65536
+INTERNAL_VALID_S = 3600.0
+CHANGED_LIMIT = 10_000  # inodes whose last local change is remembered
+CHANGED_KEEP_S = 2.0  # longer than a page of a directory listing is trusted
+
+
+class Notifier(Protocol):
+    """How to tell the kernel that what it caches is out of date."""
+
+    def inval_inode(self, ino: int, off: int, length: int) -> None: ...
+
+    def inval_entry(self, parent: int, name: bytes) -> None: ...
+
+
+class VFSBase(Operations):
+    """State of a mounted volume."""
+
+    def __init__(self, meta: MetaClient, store: ChunkStore, config: VFSConfig) -> None:
+        self.meta = meta
+        self.store = store
+        self.config = config
+        self.notifier: Notifier | None = None
+        self.accesslog = AccessLog()
+        self.stats = MountStats(config.labels)
+        self.housekeeper = Housekeeper()
+        block_size = meta.setting.block_size << 10
+        self.writers = Writers(
+            meta, store, block_size, housekeeper=self.housekeeper, on_commit=self._committed,
+            io_retries=config.io_retries, put_timeout_s=config.put_timeout_s,
+        )  # fmt: skip
+        self.readers = Readers(
+            meta, store, block_size, housekeeper=self.housekeeper,
+            max_ahead=config.max_readahead, io_retries=config.io_retries,
+        )  # fmt: skip
+        self.handles = HandleTable(self.readers, self.writers)
+        self.internal = InternalFiles(config, self.accesslog, self.stats, meta, has_trash=not meta.config.subdir)
+        self._changed: dict[int, float] = {}
+        self._squash = config.all_squash or config.root_squash
+        self._plain_callers = not config.checks_permissions
+
+    def _committed(self, ino: int, off: int, length: int) -> None:
+        self.readers.invalidate(ino, off, length)
+        self.touch(ino)
+
+    def touch(self, ino: int) -> None:
+        """Remember that an inode was changed through this mount just now."""
+        now = time.monotonic()
+        if len(self._changed) > CHANGED_LIMIT:
+            self._changed = {k: at for k, at in self._changed.copy().items() if now - at < CHANGED_KEEP_S}
+        self._changed[ino] = now
+
+    def who(self, caller: Caller) -> MetaCaller:
+        """On whose behalf the rules see a request: the caller, unless squashed, or unless the rules must check."""
+        if self._plain_callers:
+            return caller
+        config = self.config
+        if config.all_squash is not None:
+            uid, gid = config.all_squash
+            return Identity(uid, gid, caller.pid, (gid,), checked=False)
+        if config.root_squash is not None and caller.uid == 0:
+            uid, gid = config.root_squash
+            return Identity(uid, gid, caller.pid, (gid,), checked=False)
+        checked = not config.non_default_permission
+        return Identity(caller.uid, caller.gid, caller.pid, caller.groups, checked)
+
+    def umask(self, umask: int) -> int:
+        """The umask that counts: the kernel's, or the mount's."""
+        return umask if self.config.umask is None else self.config.umask
+
+    def attr(self, ino: int) -> tuple[Attr, int, int]:
+        """Attributes of an inode, with the length and modification time (ns) that include uncommitted writes."""
+        file = self.writers.get(ino)
+        if file is None:
+            attr = self.meta.getattr(ino)
+            return attr, attr.length, attr.mtime * 1_000_000_000 + attr.mtimensec
+        while True:
+            version, ahead = file.version, file.uncommitted()
+            attr = self.meta.getattr(ino)
+            if version == file.version:  # else a commit came in between, and the two do not belong together
+                return self._with(attr, ahead)
+
+    @staticmethod
+    def _with(attr: Attr, ahead: tuple[int, int] | None) -> tuple[Attr, int, int]:
+        mtime = attr.mtime * 1_000_000_000 + attr.mtimensec
+        if ahead is None:
+            return attr, attr.length, mtime
+        return attr, max(attr.length, ahead[0]), ahead[1]
+
+    def stat(self, ino: int, attr: Attr | None = None) -> Stat:
+        """The kernel's view of an inode. With `attr`, of attributes that were read a moment ago."""
+        if attr is None:
+            attr, length, mtime = self.attr(ino)
+        else:
+            file = self.writers.get(ino) if attr.type == FILE else None
+            if file is not None and file.dirty:
+                attr, length, mtime = self.attr(ino)
+            else:
+                length, mtime = attr.length, attr.mtime * 1_000_000_000 + attr.mtimensec
+        if attr.type == FILE:
+            self._learn(ino, attr, length)
+        seconds, nanos = divmod(mtime, 1_000_000_000)
+        return Stat(
+            ino, length, (length + 511) >> 9, attr.atime, seconds, attr.ctime, attr.atimensec, nanos, attr.ctimensec,
+            TYPE_TO_MODE[attr.type] | attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, BLKSIZE,
+        )  # fmt: skip
+
+    def _learn(self, ino: int, attr: Attr, length: int) -> None:
+        """Open handles of the file take in what was just read about it."""
+        inode = self.handles.inode(ino)
+        if inode is not None:
+            if inode.learn(attr):
+                self.readers.invalidate(ino)
+            inode.length = max(inode.length, length)
+
+    def entry(self, ino: int, attr: Attr | None) -> Entry:
+        """What a lookup answers."""
+        stat = self.stat(ino, attr)
+        config = self.config
+        is_dir = attr is not None and attr.type == DIRECTORY
+        return Entry(stat, config.dir_entry_timeout_s if is_dir else config.entry_timeout_s, config.attr_timeout_s)
+
+    def check_name(self, name: bytes) -> None:
+        """ENAMETOOLONG for names that no directory can hold."""
+        if len(name) > MAX_NAME:
+            raise refuse(errno.ENAMETOOLONG)
+
+    def reserved(self, parent: int, name: bytes) -> bool:
+        """Whether the name belongs to an internal file."""
+        return parent == ROOT and self.internal.is_reserved(name)
+
+
+def is_special(ino: int) -> bool:
+    """Whether the inode is an internal file or in the upper range that ordinary files never reach."""
+    return ino >= SPECIAL
+
+
+def is_internal(ino: int) -> bool:
+    """Whether the inode exists only in this process."""
+    return SPECIAL <= ino < TRASH

@@ -1,0 +1,207 @@
+"""Listing directories, page by page, with offsets that stay valid while entries come and go.
+
+Not here: names one by one (`vfs_names`). A listing is a sequence of rows: internal files (in the root), `.`, `..`, then
+the entries in the engine's order. Offsets count rows. A handle keeps the page it is at; the next page begins behind the
+last name of the page before, so entries removed meanwhile neither shift nor hide others. A page begins at a remembered
+(row, name), so that a seek backwards finds it again.
+
+Attributes in a page are believed for a second, and not if the inode was changed through this mount since: then the
+entry goes out without attributes, and the kernel asks when it needs them. A name removed through this mount is not
+listed any more.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from bisect import bisect_right
+
+from fuse.abi import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE
+from fuse.operations import Caller, DirSink, Opened
+from juicefs_py.errors import refuse
+from juicefs_py.vfs_base import VFSBase, is_special
+from juicefs_py.vfs_trace import traced
+from meta.errors import Refused
+from meta.transaction import DirItem
+from meta.types import DIRECTORY, ROOT, TRASH, TYPE_TO_MODE
+
+FIRST_PAGE = 256
+PAGE = 4096
+PLUS_PAGE = 1024  # with attributes; smaller, because those age
+BELIEVED_S = 1.0
+S_IFREG, S_IFDIR = TYPE_TO_MODE[1], TYPE_TO_MODE[DIRECTORY]
+
+
+class Page:
+    """Entries from row `first` on; `after` is the name before them, None at the start."""
+
+    __slots__ = ("after", "first", "items", "last", "read_at")
+
+    def __init__(self, first: int, after: bytes | None, items: list[DirItem], last: bool, read_at: float) -> None:
+        self.first = first
+        self.after = after
+        self.items = items
+        self.last = last  # nothing follows
+        self.read_at = read_at
+
+
+class DirHandle:
+    """An open directory. `lock` serialises its listings."""
+
+    def __init__(self, ino: int, head: list[tuple[bytes, int, int]]) -> None:
+        self.ino = ino
+        self.lock = threading.Lock()
+        self.head = head  # (name, inode, file type) of the rows before the entries
+        self.page: Page | None = None
+        self.gone: set[bytes] = set()
+        self._rows = [len(head)]
+        self._names: list[bytes | None] = [None]
+
+    def restart(self) -> None:
+        """A listing from the beginning sees the directory as it is now."""
+        self.page = None
+        self.gone.clear()
+        del self._rows[1:], self._names[1:]
+
+    def before(self, row: int) -> tuple[int, bytes | None]:
+        """Where the page that holds `row` begins, or the nearest known page before it."""
+        k = max(bisect_right(self._rows, row) - 1, 0)
+        return self._rows[k], self._names[k]
+
+    def remember(self, row: int, after: bytes) -> None:
+        """A page begins at `row`, behind the name `after`."""
+        if row > self._rows[-1]:
+            self._rows.append(row)
+            self._names.append(after)
+
+
+class DirOperations(VFSBase):
+    """Listings."""
+
+    _open_dirs: dict[int, list[DirHandle]]
+    _dirs_lock: threading.Lock
+
+    @traced(lambda result, ino, flags: f"({ino})" + (f" [fh:{result.fh}]" if result else ""))
+    def opendir(self, caller: Caller, ino: int, flags: int) -> Opened:
+        attr = self.meta.getattr(ino)
+        if attr.type != DIRECTORY:
+            raise refuse(errno.ENOTDIR)
+        who = self.who(caller)
+        if not who.checked:
+            self.meta.access(who, ino, 4)
+        parent = ROOT if ino == ROOT else attr.parent
+        head = [(name, node, S_IFDIR if node == TRASH else S_IFREG) for name, node in self.internal.listing(ino)]
+        handle = DirHandle(ino, [*head, (b".", ino, S_IFDIR), (b"..", parent, S_IFDIR)])
+        with self._dirs_lock:
+            self._open_dirs.setdefault(ino, []).append(handle)
+        fh = self.handles.add(handle)
+        if self.config.readdir_cache and not is_special(ino):
+            return Opened(fh, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE)
+        return Opened(fh)
+
+    def _dir(self, fh: int, ino: int) -> DirHandle:
+        handle = self.handles.other(fh)
+        if handle is None and fh & 1:
+            handle = DirHandle(ino, [(b".", ino, S_IFDIR), (b"..", ROOT, S_IFDIR)])  # of our predecessor
+            self.handles.add(handle, fh)
+        if not isinstance(handle, DirHandle) or handle.ino != ino:
+            raise refuse(errno.EBADF)
+        return handle
+
+    @traced(lambda result, ino, fh, offset, sink: f"({ino},{fh},{offset},false)")
+    def readdir(self, caller: Caller, ino: int, fh: int, offset: int, sink: DirSink) -> None:
+        self._list(caller, self._dir(fh, ino), offset, sink, plus=False)
+
+    @traced(lambda result, ino, fh, offset, sink: f"({ino},{fh},{offset},true)")
+    def readdirplus(self, caller: Caller, ino: int, fh: int, offset: int, sink: DirSink) -> None:
+        self._list(caller, self._dir(fh, ino), offset, sink, plus=True)
+
+    def _list(self, caller: Caller, handle: DirHandle, row: int, sink: DirSink, plus: bool) -> None:
+        with handle.lock:
+            if row == 0:
+                handle.restart()
+            while row < len(handle.head):
+                name, ino, kind = handle.head[row]
+                if not sink.add(name, ino, kind, row + 1):
+                    return
+                row += 1
+            while True:
+                page = self._page_of(caller, handle, row, plus)
+                if page is None:
+                    return
+                believed = plus and time.monotonic() - page.read_at < BELIEVED_S
+                for item in page.items[row - page.first :]:
+                    if item.name not in handle.gone and not self._add(item, row + 1, sink, page, believed):
+                        return
+                    row += 1
+                if page.last:
+                    return
+
+    def _add(self, item: DirItem, next_row: int, sink: DirSink, page: Page, believed: bool) -> bool:
+        changed = self._changed.get(item.ino, 0.0) >= page.read_at
+        if not believed or changed or item.attr is None:
+            return sink.add(item.name, item.ino, TYPE_TO_MODE[item.type], next_row)
+        return sink.add_plus(item.name, self.entry(item.ino, item.attr), next_row)
+
+    def _page_of(self, caller: Caller, handle: DirHandle, row: int, plus: bool) -> Page | None:
+        """The page that holds `row`, None behind the end."""
+        page = handle.page
+        if page is not None and page.first <= row < page.first + len(page.items):
+            return page
+        if page is not None and row == page.first + len(page.items):
+            if page.last:
+                return None
+            page = self._read_page(caller, handle, row, page.items[-1].name, plus)
+        else:
+            first, after = handle.before(row)
+            page = self._read_page(caller, handle, first, after, plus)
+        while row >= page.first + len(page.items):
+            if page.last:
+                return None
+            page = self._read_page(caller, handle, page.first + len(page.items), page.items[-1].name, plus)
+        return page
+
+    def _read_page(self, caller: Caller, handle: DirHandle, first: int, after: bytes | None, plus: bool) -> Page:
+        limit = FIRST_PAGE if after is None else (PLUS_PAGE if plus else PAGE)
+        read_at = time.monotonic()
+        who = self.who(caller)
+        try:
+            items = self.meta.list_dir(who, handle.ino, plus, after, limit)
+        except Refused as problem:
+            if not plus or problem.errno != errno.EACCES:
+                raise
+            items = self.meta.list_dir(who, handle.ino, False, after, limit)
+        # An engine that does not page answers everything at once, whatever the limit.
+        page = Page(first, after, items, len(items) != limit, read_at)
+        handle.page = page
+        if items:
+            handle.remember(first + len(items), items[-1].name)
+        return page
+
+    @traced(lambda result, ino, fh: f"({ino})")
+    def releasedir(self, caller: Caller, ino: int, fh: int) -> None:
+        handle = self.handles.remove(fh)
+        if isinstance(handle, DirHandle):
+            with self._dirs_lock:
+                others = self._open_dirs.get(ino, [])
+                if handle in others:
+                    others.remove(handle)
+                if not others:
+                    self._open_dirs.pop(ino, None)
+
+    @traced(lambda result, ino, fh, datasync: f"({ino},{int(datasync)})")
+    def fsyncdir(self, caller: Caller, ino: int, fh: int, datasync: bool) -> None:
+        self.meta.sync()
+
+    def dir_changed(self, parent: int, name: bytes, there: bool) -> None:
+        """A name came or went through this mount: listings under way must not bring it back."""
+        self.touch(parent)
+        if parent not in self._open_dirs:
+            return
+        with self._dirs_lock:
+            for handle in self._open_dirs.get(parent, ()):
+                if there:
+                    handle.gone.discard(name)
+                else:
+                    handle.gone.add(name)

@@ -1,0 +1,161 @@
+"""Opening a volume for use: engine, metadata client, setting, bucket, chunk store, file system, session.
+
+Not here: the mount itself, and where options come from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from chunkstore.buckets import open_bucket, with_prefix
+from chunkstore.config import StoreConfig
+from chunkstore.store import ChunkStore
+from juicefs_py.data.slice_store import StoredSlices
+from juicefs_py.vfs import VFS
+from juicefs_py.vfs_config import VFSConfig
+from meta.client import MetaClient, SessionInfo
+from meta.config import MetaConfig
+from meta.engines import open_engine
+from meta.errors import MetaError, SettingError
+from meta.setting import Setting
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class OpenVolume:
+    """A volume in use. `close` flushes and lets go of everything, in order."""
+
+    meta: MetaClient
+    setting: Setting
+    store: ChunkStore
+    slices: StoredSlices
+    vfs: VFS
+    _closed: bool = field(default=False, repr=False)
+
+    def close(self) -> None:
+        """End the file system, the session and the store. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self.vfs.close()
+        try:
+            self.meta.shutdown()
+        except MetaError as problem:
+            log.warning("the session is left for others to clean: %s", problem)
+        if not self.store.close():
+            log.warning("not all transfers ended in time")
+
+
+def open_meta(url: str, config: MetaConfig | None = None) -> MetaClient:
+    """A metadata client whose volume is formatted and fit for this version. Raises MetaError."""
+    config = config or MetaConfig()
+    meta = MetaClient(open_engine(url, config.read_only), config)
+    try:
+        meta.load()
+    except BaseException:
+        meta.engine.close()
+        raise
+    return meta
+
+
+def open_store(setting: Setting, config: StoreConfig, storage: str = "", bucket: str = "") -> ChunkStore:
+    """The chunk store of a volume; `storage` and `bucket` replace the setting's for this client. Raises StoreError."""
+    if setting.encrypt_key:
+        raise SettingError(f"volume {setting.name} is encrypted, which this version does not support yet")
+    opened = open_bucket(
+        storage or setting.storage, bucket or setting.bucket, setting.access_key, setting.secret_key,
+        setting.session_token, setting.shards,
+    )  # fmt: skip
+    return ChunkStore(with_prefix(opened, f"{setting.name}/"), config)
+
+
+def plain_store_config(setting: Setting) -> StoreConfig:
+    """The volume's block format with the defaults of everything else, and no cache."""
+    return StoreConfig(
+        block_size=setting.block_size << 10,
+        compress=setting.compression,
+        hash_prefix=setting.hash_prefix,
+        cache_size=0,
+        upload_limit=setting.upload_limit,
+        download_limit=setting.download_limit,
+    )
+
+
+def open_volume(
+    url: str,
+    config: MetaConfig | None = None,
+    store_config: Callable[[Setting], StoreConfig] = plain_store_config,
+    vfs_config: Callable[[Setting], VFSConfig] = lambda setting: VFSConfig(),
+    *,
+    storage: str = "",
+    bucket: str = "",
+) -> OpenVolume:
+    """Open everything and begin a session. Raises MetaError or StoreError; nothing is left open then."""
+    meta = open_meta(url, config)
+    try:
+        setting = meta.setting
+        store = open_store(setting, store_config(setting), storage, bucket)
+    except BaseException:
+        meta.engine.close()
+        raise
+    try:
+        settings = vfs_config(setting)
+        slices = StoredSlices(store)
+        meta.set_slice_store(slices)
+        meta.new_session(SessionInfo(mount_point=settings.mount_point or meta.config.mount_point))
+        vfs = VFS(meta, store, _complete(settings, store))
+    except BaseException:
+        store.close()
+        meta.engine.close()
+        raise
+    slices.compacted = vfs.stats.compact_sizes.observe
+    meta.on_setting.append(lambda new: store.update_limits(new.upload_limit, new.download_limit))
+    return OpenVolume(meta, setting, store, slices, vfs)
+
+
+def _complete(config: VFSConfig, store: ChunkStore) -> VFSConfig:
+    """With the `Chunk` section of `.config`, unless the caller has given one."""
+    if "Chunk" in config.sections:
+        return config
+    return replace(config, sections={**config.sections, "Chunk": chunk_section(store.config)})
+
+
+def chunk_section(config: StoreConfig) -> dict[str, object]:
+    """The store's options as official clients name them in `.config`."""
+    mib = 1 << 20
+    return {
+        "CacheDir": ":".join(config.cache_dirs),
+        "CacheMode": config.cache_mode,
+        "CacheSize": config.cache_size,
+        "CacheItems": config.cache_items,
+        "CacheChecksum": config.cache_checksum,
+        "CacheEviction": config.cache_eviction,
+        "CacheScanInterval": round(config.cache_scan_interval_s * 1e9),
+        "CacheExpire": round(config.cache_expire_s * 1e9),
+        "OSCache": True,
+        "FreeSpace": config.free_space_ratio,
+        "AutoCreate": config.auto_create,
+        "Compress": "" if config.compress == "none" else config.compress,
+        "MaxUpload": config.max_uploads,
+        "MaxDownload": config.max_downloads,
+        "MaxStageWrite": config.max_stage_write,
+        "MaxRetries": config.max_retries,
+        "UploadLimit": round(config.upload_limit * 1e6 / 8),
+        "DownloadLimit": round(config.download_limit * 1e6 / 8),
+        "Writeback": config.writeback,
+        "WritebackThresholdSize": 0,
+        "UploadDelay": 0,
+        "UploadHours": "",
+        "HashPrefix": config.hash_prefix,
+        "BlockSize": config.block_size,
+        "GetTimeout": round(config.get_timeout_s * 1e9),
+        "PutTimeout": round(config.put_timeout_s * 1e9),
+        "CacheFullBlock": config.cache_full_block,
+        "CacheLargeWrite": config.cache_large_write,
+        "BufferSize": max(config.buffer_size, 32 * mib),
+        "Readahead": config.readahead,
+        "Prefetch": config.prefetch,
+    }
