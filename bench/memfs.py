@@ -207,9 +207,7 @@ class MemFS(Operations):
             node.ctime = now()
             return self._entry(node)
 
-    def rename(
-        self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
-    ) -> None:
+    def rename(self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         with self._lock:
             node = self._child(parent, name)
             other = self._node(new_parent).entries.get(new_name)

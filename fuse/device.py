@@ -1,46 +1,70 @@
 """The only place that touches the /dev/fuse descriptor: read a request, write a reply.
 
-Not here: what the bytes mean. Errors of the descriptor are sorted into three: try again (interrupted, or the request
-was taken back before we read it), the session is over, or a plain OSError.
+Not here: what the bytes mean. The descriptor is non-blocking and an idle reader waits in epoll, together with an
+eventfd: a thread blocked in read(2) could not be told to stop. It costs nothing measurable (14.9 µs of server time per
+stat against 14.6), because a busy reader finds the next request at once.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 from collections.abc import Sequence
 
 from fuse.errors import SessionEnded
 from fuse.operations import Buffer
 
-_TRY_AGAIN = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
+_TRY_AGAIN = frozenset({errno.EINTR, errno.ENOENT})  # ENOENT: the request was taken back before we read it
 _ENDED = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.EBADF})
 
 
 class Device:
-    """A /dev/fuse descriptor whose mount exists already. Thread-safe: the kernel hands each request to one reader."""
+    """A /dev/fuse descriptor whose mount exists already. Thread-safe: the kernel hands each request to one reader.
 
-    __slots__ = ("fd",)
+    The descriptor itself remains its owner's, who closes it after `close`.
+    """
+
+    __slots__ = ("_epoll", "_wake", "_woken", "fd")
 
     def __init__(self, fd: int) -> None:
-        os.set_blocking(fd, True)
         self.fd = fd
+        self._woken = False
+        os.set_blocking(fd, False)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
+        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(self._wake, select.EPOLLIN)
 
     def read(self, buffers: Sequence[bytearray | memoryview]) -> int:
-        """Wait for a request, put it into `buffers` and return its length. Raises SessionEnded."""
+        """Wait for a request, put it into `buffers` and return its length; 0 after `wake`. Raises SessionEnded."""
         while True:
+            if self._woken:
+                return 0
             try:
                 return os.readv(self.fd, buffers)
+            except BlockingIOError:
+                self._epoll.poll()
             except OSError as error:
                 if error.errno in _ENDED:
                     raise SessionEnded from None
                 if error.errno not in _TRY_AGAIN:
                     raise
 
+    def wake(self) -> None:
+        """Every `read`, now and later, returns 0."""
+        self._woken = True
+        os.eventfd_write(self._wake, 1)
+
     def write(self, parts: Sequence[Buffer]) -> None:
         """Send one message, gathered from `parts`, whole or not at all."""
         os.writev(self.fd, parts)
 
     def close(self) -> None:
-        """Give up this process's hold on the connection; the last one closed ends the mount."""
-        os.close(self.fd)
+        """Leave the descriptor as a successor expects it: open and blocking. Nobody may be in `read` any more."""
+        self._epoll.close()
+        os.close(self._wake)
+        try:
+            os.set_blocking(self.fd, True)
+        except OSError:
+            pass  # its owner was quicker and closed it

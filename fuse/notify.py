@@ -57,8 +57,3 @@ class Notifier:
         """Put `data` into the page cache; extends the size that the kernel knows if need be."""
         record = abi.fuse_notify_store_out.pack(ino, offset, len(data))
         return self._send(abi.FUSE_NOTIFY_STORE, record, data)
-
-    def echo(self) -> bool:
-        """Make the kernel send a NOTIFY_REPLY: wakes one thread that waits for a request."""
-        record = abi.fuse_notify_retrieve_out.pack(0, abi.FUSE_ROOT_ID, 0, 0)
-        return self._send(abi.FUSE_NOTIFY_RETRIEVE, record)

@@ -1,9 +1,9 @@
 """A served connection: requests in, calls of `Operations`, replies out. Start here after `operations`.
 
-Not here: mounting (mount), which thread reads (pool), what an opcode looks like (opcodes). The life of a session:
-`run` answers INIT (unless given what a predecessor agreed), serves until the file system is unmounted or `stop` is
-called, and waits for the requests under way. A request always gets an answer: an exception becomes an errno, an
-unknown one EIO with a traceback in the log. A malformed request fails alone.
+Not here: mounting (mount), which thread reads (pool), what an opcode looks like (opcodes). The life of a session: `run`
+answers INIT (unless given what a predecessor agreed), serves until the file system is unmounted or `stop` is called,
+and waits for the requests under way. A request always gets an answer: an exception becomes an errno, an unknown one EIO
+with a traceback in the log. A malformed request fails alone.
 
 Interrupts: the kernel sends INTERRUPT with the number of a request. If a thread serves that request, its `Caller` is
 marked and woken. If none does, the request was read but is not registered yet, or it is finished: EAGAIN makes the
@@ -83,24 +83,30 @@ class Session:
     # -- the life of the session
 
     def run(self) -> None:
-        """Serve until unmounted or stopped. Raises UnsupportedKernel, or the OSError that broke the device."""
+        """Serve until unmounted or stopped. Raises UnsupportedKernel, or the OSError that broke the device.
+
+        The descriptor stays open: it is the caller's. `unmounted` tells which end it was.
+        """
         try:
             if self.negotiated is None:
                 self.negotiated = self._answer_init()
+            if self.negotiated is not None:
+                self._run_pool(self.negotiated)
         except SessionEnded:
             self.unmounted = True
-            return
-        buffer_size = max(_SMALLEST_BUFFER, self.negotiated.max_write + 4096)
-        pool = self._pool = Pool(self._serve, self.config, buffer_size)
-        self.ready.set()
-        if not self._stopping:
-            pool.start()
-            pool.oversee()
-        while not pool.join(timeout_s=0.2):
-            if not self.unmounted:
-                self.notifier.echo()  # one thread still waits for a request: give it one
+        finally:
+            self.device.close()
         if self.unmounted:
             self.operations.destroy()
+
+    def _run_pool(self, negotiated: Negotiated) -> None:
+        pool = self._pool = Pool(self._serve, self.config, max(_SMALLEST_BUFFER, negotiated.max_write + 4096))
+        self.ready.set()
+        if self._stopping:
+            return
+        pool.start()
+        pool.oversee()
+        pool.join()
         if pool.failure is not None:
             raise pool.failure
 
@@ -109,17 +115,20 @@ class Session:
         self._stopping = True
         if self._pool is not None:
             self._pool.stop()
-            self.notifier.echo()
+        self.device.wake()
 
     def interrupt_all(self) -> None:
         """Interrupt every request under way, to hurry a stop."""
         if self._pool is not None:
             self._pool.interrupt_all()
 
-    def _answer_init(self) -> Negotiated:
+    def _answer_init(self) -> Negotiated | None:
+        """None if stopped before INIT came."""
         buffer = bytearray(_SMALLEST_BUFFER)
         while True:
             message = bytes(buffer[: self.device.read((buffer,))])
+            if not message:
+                return None
             _, opcode, unique, *_ = abi.fuse_in_header.unpack_from(message)
             if opcode != opcodes.FUSE_INIT:
                 self._send_error(unique, errno.EIO)
@@ -150,6 +159,8 @@ class Session:
             except SessionEnded:
                 self.unmounted = True
                 pool.stop()
+                return
+            if length == 0:
                 return
             worker.started = perf_counter()
             if pool.asleep:
