@@ -20,6 +20,7 @@ from meta.config import MetaConfig
 from meta.engines import open_engine
 from meta.errors import MetaError, SettingError
 from meta.setting import Setting
+from meta.version import COMPATIBLE_VERSION
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +104,10 @@ def open_volume(
         raise
     try:
         settings = vfs_config(setting)
-        slices = StoredSlices(store)
+        slices = StoredSlices(store, meta.engine.sync)
         meta.set_slice_store(slices)
-        meta.new_session(SessionInfo(mount_point=settings.mount_point or meta.config.mount_point))
+        mount_point = settings.mount_point or meta.config.mount_point
+        meta.new_session(SessionInfo(mount_point, settings.version or COMPATIBLE_VERSION))
         vfs = VFS(meta, store, _complete(settings, store))
     except BaseException:
         store.close()

@@ -35,7 +35,7 @@ def _run(values: Values) -> int:
     number = number or result["Errno"]
     if number:
         raise Fatal(f"summary: {strerror(number)}")
-    rows = list(_rows(result["Tree"], ""))
+    rows = list(_rows(result["Tree"]))
     if csv:
         print("\n".join(",".join(map(str, row)) for row in (_HEADING, *rows)))
     else:
@@ -52,13 +52,12 @@ def _bounded(values: Values, name: str, most: int) -> int:
     return number
 
 
-def _rows(tree: dict[str, Any], path: str | None = None) -> Iterator[tuple[str, int, int, int]]:
-    """A node and those below it; the root is `/`, all others have paths relative to it, directories with a slash."""
-    is_dir = tree["Type"] == _DIRECTORY
-    shown = "/" if path is None else path + "/" if is_dir else path
-    yield shown, tree["Size"], tree["Dirs"], tree["Files"]
+def _rows(tree: dict[str, Any]) -> Iterator[tuple[str, int, int, int]]:
+    """A node and those below it; paths are relative to the root, which is `/`, and directories end with a slash."""
+    path = tree["Path"].strip("/") + ("/" if tree["Type"] == _DIRECTORY else "")
+    yield path, tree["Size"], tree["Dirs"], tree["Files"]
     for child in tree.get("Children") or ():
-        yield from _rows(child, child["Path"] if path is None else f"{path}/{child['Path']}")
+        yield from _rows(child)
 
 
 COMMAND = Command(

@@ -99,6 +99,10 @@ class Server:
             bucket=values.text("bucket"),
         )
         log.LOG.info("JuiceFS version %s", VERSION)
+        if volume.meta.sid:
+            log.LOG.info("Create session %d OK with version: %s", volume.meta.sid, VERSION)
+        else:
+            log.LOG.info("Create read-only session OK with version: %s", VERSION)
         return volume
 
     def _mount(self, volume: OpenVolume) -> Session:
@@ -119,9 +123,15 @@ class Server:
             await trio.sleep(_LOOK_EVERY_S)
         self._mark_served()
         if self.job.background:
-            os.write(self.job.status, b"1")
+            self._tell_caller()
         else:
             log.LOG.info('\x1b[92mOK\x1b[0m, %s is ready at "%s"', volume.setting.name, self.job.mountpoint)
+
+    def _tell_caller(self) -> None:
+        try:
+            os.write(self.job.status, b"1")
+        except BrokenPipeError:
+            pass  # gone: it has been told by a predecessor of this process, or has given up waiting
 
     async def _signals(
         self, nursery: trio.Nursery, session: Session, volume: OpenVolume, *,
