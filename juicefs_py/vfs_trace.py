@@ -39,7 +39,7 @@ def traced(describe: Callable[..., str]) -> Callable[[Method[V, P, R]], Method[V
     def decorate(method: Method[V, P, R]) -> Method[V, P, R]:
         op = method.__name__
 
-        def measured(self: V, caller: Caller, *args: P.args, **kwargs: P.kwargs) -> R:
+        def measured(self: V, caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> R:
             began = perf_counter()
             result: R | None = None
             error = 0
