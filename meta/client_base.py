@@ -20,7 +20,7 @@ from meta.rules.quotas import QuotaTable
 from meta.rules.sessions import release_sustained
 from meta.setting import Setting
 from meta.transaction import Engine, Transaction
-from meta.types import DIRECTORY, ROOT, TRASH
+from meta.types import ROOT
 
 T = TypeVar("T")
 
@@ -84,8 +84,6 @@ class ClientBase:
         version = self.files.version(ino)
         attr = self.reader.attr(ino)
         if attr is None:
-            if ino == TRASH:  # made with the first removal
-                return Attr(DIRECTORY, 0o555, nlink=2, length=4096, parent=ROOT)
             raise Refused(errno.ENOENT)
         if version >= 0:
             self.files.seen(ino, attr, version)

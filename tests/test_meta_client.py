@@ -1,0 +1,394 @@
+"""MetaClient: what it keeps of open files, and the races between opening, removing and changing them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clients import ENGINES, SHORT, Client, check_references, check_usage, new_engine
+
+from meta.client import Changes, Exists
+from meta.errors import NotFormatted, Refused
+from meta.open_files import OpenFiles
+from meta.slices import Piece
+from meta.transaction import Engine
+from meta.types import (
+    DIRECTORY,
+    FLAG_APPEND,
+    FLAG_IMMUTABLE,
+    ROOT,
+    SET_FLAG,
+    SET_MTIME,
+    SUPERUSER,
+)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    engine = new_engine(request.param, tmp_path)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def client(engine: Engine) -> Iterator[Client]:
+    client = Client(engine)
+    yield client
+    client.close_session()
+
+
+@pytest.fixture
+def other(engine: Engine) -> Iterator[Client]:
+    client = Client(engine)
+    yield client
+    client.close_session()
+
+
+def refused(number: int) -> object:
+    return pytest.raises(Refused, check=lambda e: e.errno == number)
+
+
+def test_nothing_works_without_a_volume(engine: Engine) -> None:
+    engine.reset()
+    with pytest.raises(NotFormatted, match="juicefs format"):
+        Client(engine)
+
+
+def test_create_opens_what_is_there(client: Client) -> None:
+    """As open(O_CREAT): with O_EXCL EEXIST tells what is there, without it a regular file is opened, nothing else."""
+    ino, _ = client.create(SUPERUSER, ROOT, b"f", 0o600, 0, os.O_RDWR)
+    again, attr = client.create(SUPERUSER, ROOT, b"f", 0o777, 0, os.O_RDWR)
+    assert again == ino and attr.mode == 0o600
+    with pytest.raises(Exists) as found:
+        client.create(SUPERUSER, ROOT, b"f", 0o600, 0, os.O_EXCL)
+    assert found.value.errno == errno.EEXIST and found.value.existing[0] == ino
+    with refused(errno.EACCES):
+        client.create(SHORT, ROOT, b"f", 0o600, 0, os.O_RDWR)
+    client.mknod(SUPERUSER, ROOT, b"d", DIRECTORY, 0o755, 0)
+    with refused(errno.EEXIST):
+        client.create(SUPERUSER, ROOT, b"d", 0o600, 0, 0)
+    client.close(ino)
+    assert client.files.is_open(ino)
+    client.close(ino)
+    assert not client.files.is_open(ino)
+
+
+@pytest.mark.parametrize(
+    ("flag", "flags", "number"),
+    [
+        (FLAG_IMMUTABLE, os.O_RDONLY, 0),
+        (FLAG_IMMUTABLE, os.O_WRONLY, errno.EPERM),
+        (FLAG_IMMUTABLE, os.O_RDONLY | os.O_TRUNC, errno.EPERM),
+        (FLAG_APPEND, os.O_RDONLY, 0),
+        (FLAG_APPEND, os.O_RDWR, errno.EPERM),
+        (FLAG_APPEND, os.O_RDWR | os.O_APPEND, 0),
+        (FLAG_APPEND, os.O_RDWR | os.O_APPEND | os.O_TRUNC, errno.EPERM),
+    ],
+)
+def test_open_obeys_the_flags_of_the_inode(client: Client, flag: int, flags: int, number: int) -> None:
+    ino = client.file(b"f")
+    client.setattr(SUPERUSER, ino, Changes(SET_FLAG, flags=flag))
+    if number:
+        with refused(number):
+            client.open(SUPERUSER, ino, flags)
+    else:
+        client.open(SUPERUSER, ino, flags)
+        client.close(ino)
+    assert not client.files.is_open(ino)
+
+
+def test_open_asks_for_permission(client: Client) -> None:
+    ino = client.file(b"f")  # 0644, root's
+    client.open(SHORT, ino, os.O_RDONLY)
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC, 0x20):
+        with refused(errno.EACCES):
+            client.open(SHORT, ino, flags)
+    client.open(SHORT._replace(checked=True), ino, os.O_RDWR)
+    with refused(errno.ENOENT):
+        client.open(SUPERUSER, 4711, os.O_RDONLY)
+    assert not client.files.is_open(4711)
+
+
+def test_the_kernel_keeps_its_pages_while_nobody_else_changes_the_file(client: Client, other: Client) -> None:
+    ino = client.file(b"f")
+
+    def kept() -> bool:
+        opened = client.open(SUPERUSER, ino, os.O_RDONLY)
+        client.close(ino)
+        return opened.keep_cache
+
+    kept()
+    assert kept()
+    client.open(SUPERUSER, ino, os.O_RDWR)
+    client.write(ino, 0, 100)
+    client.setattr(SUPERUSER, ino, Changes(SET_MTIME, mtime=5))
+    client.close(ino)
+    assert kept()  # our own writes went through the same kernel
+    other.write(ino, 0, 100)
+    assert not kept() and kept()
+    client.open(SUPERUSER, ino, os.O_RDONLY)
+    other.write(ino, 0, 100)
+    client.write(ino, 200, 100)  # ours on top of somebody else's
+    client.close(ino)
+    assert not kept() and kept()
+    other.setattr(SUPERUSER, ino, Changes(SET_MTIME, mtime=5))
+    client.getattr(ino)
+    assert not kept()
+
+
+def test_chunk_lists_are_kept_while_the_file_is_open(client: Client, other: Client) -> None:
+    """The very same list, until this client changes the chunk, sees another mtime, or is told to forget it."""
+    ino = client.file(b"f")
+    client.write(ino, 0, 100)
+    assert client.read_chunk(ino, 0) is not client.read_chunk(ino, 0)
+    client.open(SUPERUSER, ino, os.O_RDWR)
+    first = client.read_chunk(ino, 0)
+    assert client.read_chunk(ino, 0) is first
+    client.write(ino, 50, 100)
+    second = client.read_chunk(ino, 0)
+    assert len(second) == 2 and client.read_chunk(ino, 0) is second
+    client.write(ino, 1 << 26, 5)
+    assert client.read_chunk(ino, 0) is second  # another chunk
+    other.write(ino, 0, 10)
+    assert client.read_chunk(ino, 0) is second  # not seen yet
+    client.getattr(ino)
+    third = client.read_chunk(ino, 0)
+    assert len(third) == 3
+    client.invalidate_chunk(ino, 0)
+    assert client.read_chunk(ino, 0) == third and client.read_chunk(ino, 0) is not third
+    client.truncate(SUPERUSER, ino, 5)
+    assert client.read_chunk(ino, 0)[-1].id == 0
+    client.close(ino)
+
+
+def test_a_list_read_before_a_change_is_not_kept_after_it() -> None:
+    """The reader and the writer race: what the reader found out may be old by the time it is to be kept."""
+    files = OpenFiles()
+    files.hold(7)
+    version = files.version(7)
+    files.drop(7, 0)
+    files.keep_chunk(7, 0, [Piece(1, 1, 0, 1)], version)
+    assert files.chunk(7, 0) is None
+    files.keep_chunk(7, 0, [Piece(1, 1, 0, 1)], files.version(7))
+    assert files.chunk(7, 0) == [Piece(1, 1, 0, 1)]
+
+
+def test_closed_files_are_forgotten_beyond_a_limit() -> None:
+    files = OpenFiles(limit=10)
+    for ino in range(100):
+        files.hold(ino)
+    for ino in range(100):
+        files.close(ino)
+    assert len(files._closed) == 10 and not files._open and not files.inodes()
+
+
+def test_attributes_of_open_files_may_be_believed_for_a_while(engine: Engine, other: Client) -> None:
+    client = Client(engine, open_cache_s=0.4)
+    ino = client.file(b"f")
+    client.open(SUPERUSER, ino, os.O_RDWR)
+    other.write(ino, 0, 100)
+    assert client.getattr(ino).length == 0
+    client.write(ino, 0, 50)
+    assert client.getattr(ino).length == 100  # our own changes are seen at once
+    other.write(ino, 0, 200)
+    deadline = time.monotonic() + 5
+    while client.getattr(ino).length == 100 and time.monotonic() < deadline:
+        client.open(SUPERUSER, ino, os.O_RDONLY)  # does not make it believed for longer
+        client.close(ino)
+        time.sleep(0.02)
+    assert client.getattr(ino).length == 200
+    client.getattr(ino).length = 5  # the caller's own
+    assert client.getattr(ino).length == 200
+    client.close(ino)
+    client.close_session()
+
+
+@pytest.mark.parametrize(("mode", "updates"), [("noatime", 0), ("relatime", 1), ("strictatime", 1)])
+def test_atime(engine: Engine, mode: str, updates: int) -> None:
+    client = Client(engine, atime_mode=mode)
+    ino = client.file(b"f")
+    before = client.setattr(SUPERUSER, ino, Changes(0x10, atime=5))
+    client.open(SUPERUSER, ino, os.O_RDONLY)
+    after = client.getattr(ino)
+    assert (after.atime > 5) == bool(updates) and after.ctimensec == before.ctimensec
+    client.close(ino)
+    again = client.open(SUPERUSER, ino, os.O_RDONLY).attr
+    assert (again.atime, again.atimensec) == (after.atime, after.atimensec)  # fresh enough for every mode
+    client.close(ino)
+    client.close_session()
+
+
+def test_long_chunks_are_compacted_in_the_background(client: Client) -> None:
+    ino = client.file(b"f")
+    for n in range(6):
+        client.write(ino, n * 5, 10)
+    client.read_chunk(ino, 0)
+    deadline = time.monotonic() + 5
+    while len(client.reader.chunk(ino, 0)) > 24 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(client.reader.chunk(ino, 0)) == 24
+    assert client.deleter.drain(5) and len(client.store.deleted) == 6
+
+
+def test_when_a_write_asks_for_a_compaction(client: Client) -> None:
+    asked: list[str] = []
+    client.compactor.request = lambda ino, indx: asked.append("soon")  # type: ignore[method-assign]
+    client.compactor.compact = lambda ino, indx: bool(asked.append("now"))  # type: ignore[method-assign, func-returns-value]
+    for count, answer in ((98, []), (99, ["soon"]), (350, []), (351, ["soon"]), (2499, ["soon"]), (2500, ["now"])):
+        asked.clear()
+        client.compactor.written(1, 0, count)
+        assert asked == answer, count
+    ino = client.file(b"f")
+    asked.clear()
+    for n in range(99):
+        client.write(ino, n, 1)
+    assert asked == ["soon"]
+
+
+def test_a_failing_store_leaves_a_chunk_as_it_was(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the bucket is away")
+
+    client.store.compact_slice = fail  # type: ignore[method-assign]
+    ino = client.file(b"f")
+    for n in range(6):
+        client.write(ino, n * 5, 10)
+    before = client.reader.chunk(ino, 0)
+    client.read_chunk(ino, 0)
+    deadline = time.monotonic() + 5
+    while "the bucket is away" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "the bucket is away" in caplog.text and client.reader.chunk(ino, 0) == before
+    check_references(client.engine, client.store.deleted)
+
+
+def test_renaming_over_an_open_file(client: Client) -> None:
+    """The replaced file lives on for its handle."""
+    ino, _ = client.create(SUPERUSER, ROOT, b"old", 0o644, 0, os.O_RDWR)
+    slice_id = client.write(ino, 0, 10)
+    client.file(b"new")
+    client.rename(SUPERUSER, ROOT, b"new", ROOT, b"old")
+    assert client.getattr(ino).nlink == 0 and client.byte(ino, 3) == client.store.byte(slice_id, 3)
+    client.close(ino)
+    with refused(errno.ENOENT):
+        client.getattr(ino)
+    assert client.deleter.drain(5) and client.store.deleted == {slice_id: 1}
+    check_usage(client.engine)
+
+
+def test_open_files_survive_the_removal_of_their_tree(client: Client) -> None:
+    directory, _ = client.mknod(SUPERUSER, ROOT, b"d", DIRECTORY, 0o755, 0)
+    files = [client.file(b"%d" % n, directory) for n in range(20)]
+    for ino in files[:10]:
+        client.open(SUPERUSER, ino, os.O_RDWR)
+    client.remove_tree(SUPERUSER, ROOT, b"d", threads=4)
+    for ino in files[:10]:
+        assert client.getattr(ino).nlink == 0
+        client.close(ino)
+    for ino in files:
+        with refused(errno.ENOENT):
+            client.open(SUPERUSER, ino, os.O_RDWR)
+    assert not client.files._removing
+    check_usage(client.engine)
+
+
+def test_a_hard_link_keeps_a_file_that_was_open(client: Client) -> None:
+    ino, _ = client.create(SUPERUSER, ROOT, b"a", 0o644, 0, os.O_RDWR)
+    client.link(SUPERUSER, ino, ROOT, b"b")
+    client.unlink(SUPERUSER, ROOT, b"a")
+    client.close(ino)
+    assert client.getattr(ino).nlink == 1
+
+
+def test_opening_and_removing_at_once(client: Client) -> None:
+    """Either the open finds the file gone, or the file stays whole for as long as it is open; never in between."""
+    rounds, troubles, seen = 60, [], {"gone": 0, "held": 0}
+    start = threading.Barrier(2)
+
+    def opener() -> None:
+        try:
+            for n in range(rounds):
+                ino = files[n]
+                start.wait()
+                try:
+                    client.open(SUPERUSER, ino, os.O_RDWR)
+                except Refused as e:
+                    assert e.errno == errno.ENOENT
+                    seen["gone"] += 1
+                else:
+                    seen["held"] += 1
+                    for _ in range(3):
+                        assert client.getattr(ino).length == 10
+                        client.read_chunk(ino, 0)
+                    client.close(ino)
+        except BaseException as e:
+            troubles.append(e)
+            start.abort()
+
+    files = [client.file(b"%d" % n) for n in range(rounds)]
+    for ino in files:
+        client.write(ino, 0, 10)
+    thread = threading.Thread(target=opener)
+    thread.start()
+    try:
+        for n in range(rounds):
+            start.wait()
+            if n % 3:
+                time.sleep(n % 7 * 2e-4)
+            client.unlink(SUPERUSER, ROOT, b"%d" % n)
+    except threading.BrokenBarrierError:
+        pass
+    thread.join()
+    print(seen)
+    assert not troubles
+    assert client.deleter.drain(10) and sum(client.store.deleted.values()) == rounds
+    assert client.reader.sustained(client.sid) == [] and not client.files._removing
+    check_usage(client.engine)
+
+
+def test_creating_and_removing_at_once(client: Client) -> None:
+    """What was created is held before anybody else can see it, let alone remove it."""
+    stop = threading.Event()
+    removed = [0]
+
+    def remover() -> None:
+        while not stop.is_set():
+            try:
+                client.unlink(SUPERUSER, ROOT, b"f")
+                removed[0] += 1
+            except Refused as e:
+                assert e.errno == errno.ENOENT
+
+    thread = threading.Thread(target=remover)
+    thread.start()
+    try:
+        for _ in range(100):
+            ino, _ = client.create(SUPERUSER, ROOT, b"f", 0o644, 0, os.O_RDWR)
+            client.write(ino, 0, 10)
+            assert client.getattr(ino).length == 10
+            client.close(ino)
+    finally:
+        stop.set()
+        thread.join()
+    assert removed[0]
+    assert client.deleter.drain(10)
+    check_usage(client.engine)
+
+
+def test_the_log_is_on_disk_before_objects_go(client: Client) -> None:
+    """A loss of power must not bring back a record of a slice whose objects are deleted."""
+    events: list[str] = []
+    engine, delete = client.engine, client.store.delete_slice
+    engine.sync = lambda: events.append("sync")  # type: ignore[method-assign]
+    client.store.delete_slice = lambda *a: (events.append("delete"), delete(*a))[1]  # type: ignore[method-assign, func-returns-value]
+    ino = client.file(b"f")
+    for n in range(5):
+        client.write(ino, n << 26, 10)
+    client.unlink(SUPERUSER, ROOT, b"f")
+    assert client.deleter.drain(5)
+    assert events.count("delete") == 5 and events[0] == "sync"
