@@ -111,7 +111,8 @@ class Database:
             try:
                 return body(cursor)
             finally:
-                cursor.execute("ROLLBACK")
+                if cursor.connection.in_transaction:  # SQLite itself rolls back after some errors
+                    cursor.execute("ROLLBACK")
         except sqlite3.Error as e:
             raise self.translate(e) from e
         finally:
@@ -144,7 +145,7 @@ class Database:
                 cursor.execute("COMMIT")
                 return result
             except BaseException:
-                if cursor.connection.in_transaction:  # SQLite itself rolls back after some errors
+                if cursor.connection.in_transaction:
                     cursor.execute("ROLLBACK")
                 raise
         except sqlite3.Error as e:
