@@ -98,7 +98,7 @@ class BlockFile:
             os.close(fd)
 
     def read_into(self, offset: int, view: memoryview, level: str) -> None:
-        """Fill `view` from `offset` on, verifying as `level` says. `Damaged` when the bytes are not what was written."""
+        """Fill `view` from `offset` on, verifying as `level` says. `Damaged` when they are not what was written."""
         if self._sums is None or level == "none" or (level == "full" and len(view) != self._size):
             self._read([view], offset, len(view))
         elif level == "extend":
