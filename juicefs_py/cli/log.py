@@ -6,11 +6,12 @@ library's `logging` under their own names; nothing else writes to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 TRACE = 5
@@ -92,6 +93,17 @@ def set_up(*, level_name: str = "", trace: bool = False, verbose: bool = False, 
     logging.addLevelName(TRACE, "TRACE")
     if level_name and level_name not in _LEVELS:
         LOG.warning("Unknown log level: %s, choose one of %s", level_name, " ".join(_LEVELS))
+
+
+@contextlib.contextmanager
+def warned_before() -> Iterator[None]:
+    """What is repeated inside has been warned about by another process already: only errors are logged."""
+    level = LOG.level
+    LOG.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        LOG.setLevel(level)
 
 
 def fatal(message: str, traceback: TracebackType | None = None) -> None:

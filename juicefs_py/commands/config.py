@@ -21,6 +21,7 @@ def _run(values: Values) -> int:
     from meta.errors import MetaError
     from meta.rules.format import init_volume
 
+    _check_tier(values)
     url = values.positionals[0]
     engine = connect(url)
     try:
@@ -45,6 +46,15 @@ def _run(values: Values) -> int:
     finally:
         engine.close()
     return 0
+
+
+def _check_tier(values: Values) -> None:
+    if not 0 <= values.number("tier") <= 3:
+        raise Fatal("tier should be between 0 and 3")
+    if values.is_set("tier") and not values.any_set("storage-class", "tag"):
+        raise Fatal("missing required flag: --storage-class or --tag")
+    if values.is_set("tier") and values.any_set("bucket", "access-key", "secret-key", "session-token"):
+        raise Fatal("--tier cannot be combined with the bucket or its keys")
 
 
 def _touches_secrets(values: Values) -> bool:

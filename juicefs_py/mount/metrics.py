@@ -7,20 +7,15 @@ from collections.abc import Callable
 import trio
 
 from juicefs_py.cli import log
-from juicefs_py.cli.errors import Fatal
 
 _REQUEST_LIMIT = 8192
 _REQUEST_TIMEOUT_S = 10
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def listen(address: str, explicit: bool) -> list[trio.SocketListener]:
+async def listen(host: str, port: int, explicit: bool) -> list[trio.SocketListener]:
     """Open the endpoint. A default address that is taken is replaced by a free port; an explicit one is given up."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise Fatal(f"invalid --metrics address {address}; write HOST:PORT, for example 127.0.0.1:9567")
-    host = host.strip("[]") or "0.0.0.0"
-    for candidate in (int(port),) if explicit else (int(port), 0):
+    for candidate in (port,) if explicit else (port, 0):
         try:
             listeners = await trio.open_tcp_listeners(candidate, host=host)
         except OSError as error:
@@ -29,7 +24,7 @@ async def listen(address: str, explicit: bool) -> list[trio.SocketListener]:
         actual = listeners[0].socket.getsockname()[1]
         log.LOG.info('Prometheus metrics listening on "%s:%d"', host, actual)
         return listeners
-    log.LOG.error("listen on %s for metrics: %s; there will be no metrics", address, problem.strerror or problem)
+    log.LOG.error("listen on %s:%d for metrics: %s; there will be no metrics", host, port, problem.strerror or problem)
     return []
 
 

@@ -12,7 +12,6 @@ import os
 import signal
 import stat
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,6 +28,7 @@ from juicefs_py.mount.prepare import lazy_umount
 from juicefs_py.mount.supervisor import UNMOUNT_AND_STOP
 from juicefs_py.volume import OpenVolume, open_volume
 from meta.errors import MetaError, SettingError
+from meta.setting import Setting
 
 if TYPE_CHECKING:
     from juicefs_py.mount.start import Job
@@ -51,15 +51,14 @@ class Server:
 
     def __init__(self, job: Job, mark_served: Callable[[], None]) -> None:
         self.job = job
-        self.kernel = settings.kernel_options(job.values)
         self.code = 0
         self._mark_served = mark_served
 
     async def run(self) -> int:
         volume = await trio.to_thread.run_sync(self._open)
         try:
-            values = self.job.values
-            listeners = await metrics.listen(values.text("metrics"), values.is_set("metrics"))
+            address = settings.metrics_address(self.job.values)
+            listeners = await metrics.listen(*address, self.job.values.is_set("metrics"))
             await self._serve(volume, listeners)
         finally:
             with trio.CancelScope(shield=True):
@@ -90,11 +89,13 @@ class Server:
     def _open(self) -> OpenVolume:
         """Metadata, storage and VFS, with a session record unless read-only."""
         job, values = self.job, self.job.values
+        with log.warned_before():
+            meta = settings.meta_config(values, job.mountpoint)
         volume = open_volume(
             job.url,
-            settings.meta_config(values, job.mountpoint, self.kernel.read_only),
-            partial(settings.store_config, values),
-            partial(settings.vfs_config, values, job.mountpoint, kernel=self.kernel),
+            meta,
+            lambda setting: self._plan(setting).store,
+            lambda setting: self._plan(setting).vfs,
             storage=values.text("storage"),
             bucket=values.text("bucket"),
         )
@@ -105,15 +106,20 @@ class Server:
             log.LOG.info("Create read-only session OK with version: %s", VERSION)
         return volume
 
+    def _plan(self, setting: Setting) -> settings.Plan:
+        """The options with the setting as it is now; it may have changed since the command was given."""
+        with log.warned_before():
+            return settings.plan(self.job.values, self.job.mountpoint, setting)
+
     def _mount(self, volume: OpenVolume) -> Session:
-        values, setting = self.job.values, volume.setting
+        setting, plan = volume.setting, self._plan(volume.setting)
         log.LOG.info('Mounting volume %s at "%s" ...', setting.name, self.job.mountpoint)
         _make_device()
         try:
-            fd = mount(self.job.mountpoint, settings.mount_options(values, setting, self.kernel))
+            fd = mount(self.job.mountpoint, plan.mount)
         except MountError as error:
             raise Fatal(f"fuse: {error}") from None
-        session = Session(volume.vfs, fd, settings.session_config(values, setting, self.kernel), errno_of)
+        session = Session(volume.vfs, fd, plan.session, errno_of)
         volume.vfs.notifier = session.notifier
         return session
 

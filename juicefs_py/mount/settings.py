@@ -42,8 +42,39 @@ class KernelOptions(NamedTuple):
     async_dio: bool
 
 
+class Plan(NamedTuple):
+    """A mount command line, understood."""
+
+    meta: MetaConfig
+    store: StoreConfig
+    vfs: VFSConfig
+    session: SessionConfig
+    mount: MountOptions
+
+
+def plan(values: Values, mountpoint: str, setting: Setting) -> Plan:
+    """Translate all options, with a warning or a Fatal for those that are wrong."""
+    kernel = kernel_options(values)
+    return Plan(
+        meta_config(values, mountpoint),
+        store_config(values, setting),
+        vfs_config(values, mountpoint, setting, kernel),
+        session_config(values, setting, kernel),
+        mount_options(values, setting, kernel),
+    )
+
+
+def metrics_address(values: Values) -> tuple[str, int]:
+    """Host and port of `--metrics`; without a host, every address."""
+    host, _, port = values.text("metrics").rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise Fatal(f"invalid --metrics address {values.text('metrics')}; write HOST:PORT, for example 127.0.0.1:9567")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
 def check(values: Values) -> None:
     """Refuse what would be unsafe to ignore, and warn of what is ignored."""
+    metrics_address(values)
     if values.flag("writeback"):
         raise Fatal("--writeback is not supported yet by juicefs_py; mount without it, data is then uploaded at once")
     for name in _NOT_YET:
@@ -73,13 +104,13 @@ def kernel_options(values: Values) -> KernelOptions:
     )
 
 
-def meta_config(values: Values, mountpoint: str, read_only: bool) -> MetaConfig:
+def meta_config(values: Values, mountpoint: str) -> MetaConfig:
     heartbeat = values.seconds("heartbeat")
     max_deletes = values.number("max-deletes")
     if max_deletes == 0:
         log.LOG.warning("Deleting object will be disabled since max-deletes is 0")
     return MetaConfig(
-        read_only=read_only,
+        read_only=kernel_options(values).read_only,
         subdir=values.text("subdir"),
         atime_mode=_one_of(values, "atime-mode", _ATIMES),
         skip_dir_mtime_s=values.seconds("skip-dir-mtime"),

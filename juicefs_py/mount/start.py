@@ -21,7 +21,7 @@ from juicefs_py.mount import process
 from juicefs_py.mount.daemon import detach
 from juicefs_py.mount.prepare import prepare
 from juicefs_py.mount.readiness import timeout_s, wait_until_ready
-from juicefs_py.mount.settings import check
+from juicefs_py.mount.settings import check, plan
 from juicefs_py.mount.supervisor import Supervisor
 from meta.engines import mask_url
 from meta.setting import Setting
@@ -45,6 +45,7 @@ def mount(values: Values, argv: list[str]) -> int:
     url = absolute_url(url if "://" in url else "redis://" + url)
     check(values)
     setting = _try_out(url, values)
+    plan(values, mountpoint, setting)
     mountpoint = prepare(mountpoint)
     background = values.flag("background") and not os.environ.get("JFS_FOREGROUND")
     if values.flag("update-fstab"):
