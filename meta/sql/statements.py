@@ -26,19 +26,29 @@ class Statements:
         """
         self.prefix = prefix
         self.has_legacy_sessions = legacy_sessions
-        p, blob, text = prefix, dialect.as_bytes, dialect.as_text
-        node = ", ".join(f"n.{column}" if column in node_columns else "0" for column in NODE_COLUMNS)
+        self._dialect = dialect
+        self._node = ", ".join(f"n.{column}" if column in node_columns else "0" for column in NODE_COLUMNS)
+        self._namespace()
+        self._attachments()
+        self._data()
+        self._sessions()
+        self._totals()
+        self._singles()
 
-        def upsert(table: str, columns: str, key: str, updates: str = "") -> str:
-            names = [name.strip() for name in columns.split(",")]
-            parts = [part.strip() for part in updates.split(",") if part.strip()]
-            return dialect.upsert(f"{p}{table}", names, [k.strip() for k in key.split(",")], parts)
+    def _upsert(self, table: str, columns: str, key: str, updates: str = "") -> str:
+        """`Dialect.upsert` with lists written as text."""
+        names = [name.strip() for name in columns.split(",")]
+        parts = [part.strip() for part in updates.split(",") if part.strip()]
+        return self._dialect.upsert(self.prefix + table, names, [name.strip() for name in key.split(",")], parts)
 
-        # fmt: off
+    # fmt: off
+
+    def _namespace(self) -> None:
+        p, node = self.prefix, self._node
         self.attr = f"SELECT {node} FROM {p}node n WHERE n.inode = ?"
         self.attrs = f"SELECT n.inode, {node} FROM {p}node n WHERE n.inode IN "
         self.nodes_from = f"SELECT n.inode, {node} FROM {p}node n WHERE n.inode > ? ORDER BY n.inode LIMIT ?"
-        self.put_attr = upsert("node", "inode," + ",".join(NODE_COLUMNS), "inode", ",".join(NODE_COLUMNS))
+        self.put_attr = self._upsert("node", "inode," + ",".join(NODE_COLUMNS), "inode", ",".join(NODE_COLUMNS))
         self.delete_attr = f"DELETE FROM {p}node WHERE inode = ?"
 
         self.entry = f"SELECT type, inode FROM {p}edge WHERE parent = ? AND name = ?"
@@ -51,33 +61,37 @@ class Statements:
             f"SELECT e.name, e.inode, e.type, {node} FROM {p}edge e LEFT JOIN {p}node n ON n.inode = e.inode"
             " WHERE e.parent = ? AND e.name > ? ORDER BY e.name LIMIT ?")
         self.edges_from = f"SELECT id, parent, name, type, inode FROM {p}edge WHERE id > ? ORDER BY id LIMIT ?"
-        self.put_entry = upsert("edge", "parent, name, inode, type", "parent, name", "inode, type")
+        self.put_entry = self._upsert("edge", "parent, name, inode, type", "parent, name", "inode, type")
         self.delete_entry = f"DELETE FROM {p}edge WHERE parent = ? AND name = ?"
         self.parents = f"SELECT parent, count(*) FROM {p}edge WHERE inode = ? GROUP BY parent"
 
+    def _attachments(self) -> None:
+        p, blob, text = self.prefix, self._dialect.as_bytes, self._dialect.as_text
         self.symlink = f"SELECT target FROM {p}symlink WHERE inode = ?"
-        self.put_symlink = upsert("symlink", "inode, target", "inode", "target")
+        self.put_symlink = self._upsert("symlink", "inode, target", "inode", "target")
         self.delete_symlink = f"DELETE FROM {p}symlink WHERE inode = ?"
 
         self.xattr = f"SELECT {blob('value')} FROM {p}xattr WHERE inode = ? AND name = {text('?')}"
         self.xattrs = f"SELECT {blob('name')}, {blob('value')} FROM {p}xattr WHERE inode = ?"
-        self.put_xattr = (upsert("xattr", "inode, name, value", "inode, name", "value")
+        self.put_xattr = (self._upsert("xattr", "inode, name, value", "inode, name", "value")
                           .replace("(?, ?, ?)", f"(?, {text('?')}, ?)"))
         self.delete_xattr = f"DELETE FROM {p}xattr WHERE inode = ? AND name = {text('?')}"
         self.delete_xattrs = f"DELETE FROM {p}xattr WHERE inode = ?"
 
+    def _data(self) -> None:
+        p, blob = self.prefix, self._dialect.as_bytes
         self.chunk = f"SELECT {blob('slices')} FROM {p}chunk WHERE inode = ? AND indx = ?"
         self.chunks = f"SELECT indx, {blob('slices')} FROM {p}chunk WHERE inode = ? ORDER BY indx"
         self.chunks_from = f"SELECT id, inode, indx, {blob('slices')} FROM {p}chunk WHERE id > ? ORDER BY id LIMIT ?"
         both = blob(f"{p}chunk.slices || excluded.slices")
-        self.append_slices = (upsert("chunk", "inode, indx, slices", "inode, indx", f"slices = {both}")
+        self.append_slices = (self._upsert("chunk", "inode, indx, slices", "inode, indx", f"slices = {both}")
                               + f" RETURNING length({blob('slices')})")
-        self.put_chunk = upsert("chunk", "inode, indx, slices", "inode, indx", "slices")
+        self.put_chunk = self._upsert("chunk", "inode, indx, slices", "inode, indx", "slices")
         self.delete_chunk = f"DELETE FROM {p}chunk WHERE inode = ? AND indx = ?"
 
         self.slice_refs = f"SELECT refs FROM {p}chunk_ref WHERE chunkid = ?"
-        self.new_slice = upsert("chunk_ref", "chunkid, size, refs", "chunkid", "refs")
-        self.more_slice_refs = upsert(
+        self.new_slice = self._upsert("chunk_ref", "chunkid, size, refs", "chunkid", "refs")
+        self.more_slice_refs = self._upsert(
             "chunk_ref", "chunkid, size, refs", "chunkid", f"refs = {p}chunk_ref.refs + excluded.refs - 1")
         self.fewer_slice_refs = f"UPDATE {p}chunk_ref SET refs = refs + ? WHERE chunkid = ?"
         self.delete_slice = f"DELETE FROM {p}chunk_ref WHERE chunkid = ?"
@@ -86,20 +100,22 @@ class Statements:
             f"SELECT chunkid, size FROM {p}chunk_ref WHERE refs <= 0 AND chunkid > ? ORDER BY chunkid LIMIT ?")
 
         self.delayed = f"SELECT deleted, slices FROM {p}delslices WHERE chunkid = ? AND deleted = ?"
-        self.put_delayed = upsert("delslices", "chunkid, deleted, slices", "chunkid", "deleted, slices")
+        self.put_delayed = self._upsert("delslices", "chunkid, deleted, slices", "chunkid", "deleted, slices")
         self.delete_delayed = f"DELETE FROM {p}delslices WHERE chunkid = ? AND deleted = ?"
         self.delayed_before = (
             f"SELECT chunkid, deleted, slices FROM {p}delslices WHERE deleted < ? ORDER BY deleted, chunkid LIMIT ?")
 
-        self.put_deleted_file = upsert("delfile", "inode, length, expire", "inode", "length, expire")
+        self.put_deleted_file = self._upsert("delfile", "inode, length, expire", "inode", "length, expire")
         self.delete_deleted_file = f"DELETE FROM {p}delfile WHERE inode = ? AND length = ?"
         self.deleted_before = (
             f"SELECT inode, length, expire FROM {p}delfile WHERE expire < ? ORDER BY expire, inode LIMIT ?")
 
+    def _sessions(self) -> None:
+        p = self.prefix
         self.flocks = f"SELECT sid, owner, ltype FROM {p}flock WHERE inode = ?"
         self.plocks = f"SELECT sid, owner, records FROM {p}plock WHERE inode = ?"
-        self.put_flock = upsert("flock", "inode, sid, owner, ltype", "inode, sid, owner", "ltype")
-        self.put_plock = upsert("plock", "inode, sid, owner, records", "inode, sid, owner", "records")
+        self.put_flock = self._upsert("flock", "inode, sid, owner, ltype", "inode, sid, owner", "ltype")
+        self.put_plock = self._upsert("plock", "inode, sid, owner, records", "inode, sid, owner", "records")
         self.delete_flock = f"DELETE FROM {p}flock WHERE inode = ? AND sid = ? AND owner = ?"
         self.delete_plock = f"DELETE FROM {p}plock WHERE inode = ? AND sid = ? AND owner = ?"
         self.session_flocks = f"SELECT inode, owner, ltype FROM {p}flock WHERE sid = ?"
@@ -112,19 +128,21 @@ class Statements:
         self.legacy_sessions = f"SELECT sid, heartbeat, info FROM {p}session ORDER BY sid"
         self.stale_sessions = f"SELECT sid FROM {p}session2 WHERE expire < ? ORDER BY expire LIMIT ?"
         self.stale_legacy_sessions = f"SELECT sid FROM {p}session WHERE heartbeat < ? ORDER BY heartbeat LIMIT ?"
-        self.put_session = upsert("session2", "sid, expire, info", "sid", "expire, info")
+        self.put_session = self._upsert("session2", "sid, expire, info", "sid", "expire, info")
         self.delete_session = f"DELETE FROM {p}session2 WHERE sid = ?"
         self.delete_legacy_session = f"DELETE FROM {p}session WHERE sid = ?"
         self.sustained = f"SELECT inode FROM {p}sustained WHERE sid = ? ORDER BY inode"
-        self.put_sustained = upsert("sustained", "sid, inode", "sid, inode")
+        self.put_sustained = self._upsert("sustained", "sid, inode", "sid, inode")
         self.delete_sustained = f"DELETE FROM {p}sustained WHERE sid = ? AND inode = ?"
 
-        self.put_detached = upsert("detached_node", "inode, added", "inode", "added")
+        self.put_detached = self._upsert("detached_node", "inode, added", "inode", "added")
         self.delete_detached = f"DELETE FROM {p}detached_node WHERE inode = ?"
         self.detached_before = f"SELECT inode FROM {p}detached_node WHERE added < ? ORDER BY inode"
 
+    def _totals(self) -> None:
+        p = self.prefix
         self.dir_stat = f"SELECT data_length, used_space, used_inodes FROM {p}dir_stats WHERE inode = ?"
-        self.put_dir_stat = upsert(
+        self.put_dir_stat = self._upsert(
             "dir_stats", "inode, data_length, used_space, used_inodes", "inode", "data_length, used_space, used_inodes")
         self.add_dir_stat = (
             f"UPDATE {p}dir_stats SET data_length = data_length + ?, used_space = used_space + ?,"
@@ -137,12 +155,12 @@ class Statements:
         self.quota_owner = f"SELECT {limits} FROM {p}user_group_quota WHERE qtype = ? AND qkey = ?"
         self.quotas_dir = f"SELECT inode, {limits} FROM {p}dir_quota"
         self.quotas_owner = f"SELECT qkey, {limits} FROM {p}user_group_quota WHERE qtype = ?"
-        self.put_quota_dir = upsert("dir_quota", f"inode, {limits}", "inode", limits)
-        self.put_quota_owner = upsert("user_group_quota", f"qtype, qkey, {limits}", "qtype, qkey", limits)
+        self.put_quota_dir = self._upsert("dir_quota", f"inode, {limits}", "inode", limits)
+        self.put_quota_owner = self._upsert("user_group_quota", f"qtype, qkey, {limits}", "qtype, qkey", limits)
         grow = "used_space = {0}.used_space + {1}, used_inodes = {0}.used_inodes + {2}"
         self.add_quota_dir = (
             f"UPDATE {p}dir_quota SET used_space = used_space + ?, used_inodes = used_inodes + ? WHERE inode = ?")
-        self.add_quota_owner = upsert(
+        self.add_quota_owner = self._upsert(
             "user_group_quota", f"qtype, qkey, {limits}", "qtype, qkey",
             grow.format(f"{p}user_group_quota", "excluded.used_space", "excluded.used_inodes"))
         self.delete_quota_dir = f"DELETE FROM {p}dir_quota WHERE inode = ?"
@@ -151,19 +169,21 @@ class Statements:
         self.clear_quotas_owner = f"DELETE FROM {p}user_group_quota WHERE qtype = ?"
 
         self.counter = f"SELECT value FROM {p}counter WHERE name = ?"
-        self.put_counter = upsert("counter", "name, value", "name", "value")
-        self.new_counter = upsert("counter", "name, value", "name")
-        self.add_counter = upsert("counter", "name, value", "name", f"value = {p}counter.value + excluded.value")
+        self.put_counter = self._upsert("counter", "name, value", "name", "value")
+        self.new_counter = self._upsert("counter", "name, value", "name")
+        self.add_counter = self._upsert("counter", "name, value", "name", f"value = {p}counter.value + excluded.value")
         self.add_usage = self.add_counter.replace("(?, ?)", "('usedSpace', ?), ('totalInodes', ?)")
-        self.gate = upsert("counter", "name, value", "name", "value") + f" WHERE {p}counter.value <= ?"
+        self.gate = self._upsert("counter", "name, value", "name", "value") + f" WHERE {p}counter.value <= ?"
 
+    def _singles(self) -> None:
+        p, blob, text = self.prefix, self._dialect.as_bytes, self._dialect.as_text
         self.acl = f"SELECT owner, `group`, mask, other, named_users, named_groups FROM {p}acl WHERE id = ?"
         self.acls = f"SELECT id, owner, `group`, mask, other, named_users, named_groups FROM {p}acl ORDER BY id"
         self.new_acl = (
             f"INSERT INTO {p}acl (owner, `group`, mask, other, named_users, named_groups) VALUES (?, ?, ?, ?, ?, ?)")
 
         self.setting = f"SELECT {blob('value')} FROM {p}setting WHERE name = 'format'"
-        self.put_setting = (upsert("setting", "name, value", "name", "value")
+        self.put_setting = (self._upsert("setting", "name, value", "name", "value")
                             .replace("(?, ?)", f"('format', {text('?')})"))
         self.append_changelog = f"INSERT INTO {p}change_log (entry) VALUES (?)"
-        # fmt: on
+    # fmt: on
