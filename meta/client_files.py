@@ -91,15 +91,15 @@ class FileCalls(ClientBase):
 
     def truncate(self, caller: Caller, ino: int, length: int, *, handle: bool = False) -> Attr:
         """Set a file's length; `handle`: through a descriptor open for writing."""
-        attr = self._write(lambda tx: truncate(tx, self.vol, caller, ino, length, handle=handle))
-        self.files.changed(ino, attr)
-        return attr
+        done = self._write(lambda tx: truncate(tx, self.vol, caller, ino, length, handle=handle))
+        self.files.changed(ino, done.attr, done.before)
+        return done.attr
 
     def fallocate(self, caller: Caller, ino: int, mode: int, off: int, size: int) -> Attr:
         """Reserve, punch or zero a range, as fallocate(2)."""
-        attr = self._write(lambda tx: fallocate(tx, self.vol, caller, ino, mode, off, size))
-        self.files.changed(ino, attr)
-        return attr
+        done = self._write(lambda tx: fallocate(tx, self.vol, caller, ino, mode, off, size))
+        self.files.changed(ino, done.attr, done.before)
+        return done.attr
 
     def copy_file_range(
         self, caller: Caller, src: int, off_in: int, dst: int, off_out: int, size: int

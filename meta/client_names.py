@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from meta.attr import Attr
 from meta.client_files import FileCalls
+from meta.errors import Refused
 from meta.rules import lookup
 from meta.rules.create import Created, Exists, mknod
 from meta.rules.link import link
@@ -14,6 +16,8 @@ from meta.rules.remove import rmdir, unlink
 from meta.rules.rename import Sizes, rename
 from meta.transaction import DirItem, Transaction
 from meta.types import FILE, ROOT, Caller
+
+_CREATE_ATTEMPTS = 10  # of a name that others keep creating and removing
 
 
 class NameCalls(FileCalls):
@@ -53,6 +57,21 @@ class NameCalls(FileCalls):
 
     def create(self, caller: Caller, parent: int, name: bytes, mode: int, umask: int, flags: int) -> tuple[int, Attr]:
         """Create a regular file and hold it open; without O_EXCL an existing one is opened instead."""
+        for attempt in range(_CREATE_ATTEMPTS):
+            try:
+                return self._create(caller, parent, name, mode, umask)
+            except Exists as found:
+                ino, attr = found.existing
+                if flags & os.O_EXCL or not attr.is_file:
+                    raise
+            try:
+                return ino, self.open(caller, ino, flags).attr
+            except Refused as e:  # removed since we found it: the name may be free now
+                if e.errno != errno.ENOENT or attempt + 1 == _CREATE_ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _create(self, caller: Caller, parent: int, name: bytes, mode: int, umask: int) -> tuple[int, Attr]:
         vol, files, where = self.vol, self.files, self._real(parent)
         held = 0
 
@@ -68,11 +87,6 @@ class NameCalls(FileCalls):
 
         try:
             ino, attr = self._write(body)
-        except Exists as found:
-            ino, attr = found.existing
-            if flags & os.O_EXCL or not attr.is_file:
-                raise
-            return ino, self.open(caller, ino, flags).attr
         except BaseException:
             if held:
                 files.close(held)

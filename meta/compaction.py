@@ -43,7 +43,7 @@ class Compactor:
     def written(self, ino: int, indx: int, count: int) -> None:
         """A write has made a chunk `count` records long. Waits for a compaction if that is far too long."""
         if count >= _SYNC_FROM:
-            self.compact(ino, indx)
+            self._run((ino, indx))  # its failure is not the writer's
         elif count % _WRITE_EVERY == _WRITE_EVERY - 1 or count > _ASYNC_ABOVE:
             self.request(ino, indx)
 

@@ -54,6 +54,8 @@ class Deleter:
     def delete_file_now(self, file: DeletedFile) -> None:
         """Release every chunk of a removed file, then forget the file. Its slices follow in the background."""
         for indx in sorted(self._vol.engine.reader.chunks(file.ino)):
+            if self._closed:
+                return
             self.delete_slices(self._vol.transact(lambda tx, indx=indx: delete_chunk(tx, file.ino, indx)))  # type: ignore[misc]
         self._vol.transact(lambda tx: tx.delete_deleted_file(file.ino, file.length))
 
@@ -77,12 +79,12 @@ class Deleter:
             return self._idle.wait_for(lambda: not self._pending, timeout_s)
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Finish what can be finished within `timeout_s`; the rest stays recorded for the next session or others."""
+        """Finish what can be finished within `timeout_s` and what is running; the rest stays recorded for others."""
         self.drain(timeout_s)
         with self._idle:
             self._closed = True
-        self._walker.shutdown(wait=False, cancel_futures=True)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._walker.shutdown(cancel_futures=True)
+        self._workers.shutdown(cancel_futures=True)
 
     def _delete_slice(self, slice_id: int, size: int, dead_at: float) -> None:
         try:

@@ -15,11 +15,12 @@ from typing import Any
 from meta.client import MetaClient, SessionInfo
 from meta.config import MetaConfig
 from meta.engines import open_engine
+from meta.rules.check import check
 from meta.rules.format import init_volume
 from meta.setting import Setting
 from meta.slices import Piece, decode_slices
 from meta.transaction import Engine
-from meta.types import CHUNK_SHIFT, CHUNK_SIZE, ROOT, SUPERUSER, TRASH, Identity, align4k
+from meta.types import CHUNK_SHIFT, CHUNK_SIZE, ROOT, SUPERUSER, Identity
 
 ENGINES = ("memkv", "sqlite3")
 SHORT = Identity(uid=1000, gid=1000, groups=(1000,))
@@ -103,45 +104,11 @@ class Client(MetaClient):
         return ino
 
 
-def check_references(engine: Engine, deleted: Counter[int]) -> None:
-    """Every stored count is what a recount finds; what was deleted has no reference left and was deleted once."""
-    counted: Counter[tuple[int, int]] = Counter()
-    for _, _, records in engine.list_slices():
-        counted.update((record.id, record.size) for record in decode_slices(records) if record.id)
-    for entry in engine.delayed_slices(1 << 40):
-        counted.update(entry.slices)
-    for (slice_id, size), count in counted.items():
-        assert engine.reader.slice_refs(slice_id, size) == count, f"references of slice {slice_id}"
-        assert slice_id not in deleted, f"slice {slice_id} was deleted while it had references"
-    for slice_id, size, count in engine.list_slice_refs():
-        assert counted[slice_id, size] == count, f"stored references of slice {slice_id}"
-    assert all(times == 1 for times in deleted.values()), deleted
-
-
-def check_usage(engine: Engine) -> None:
-    """Totals of the volume, owners and directories are what a recount finds."""
-    engine.flush()
-    reader = engine.reader
-    space = inodes = 0
-    users: Counter[int] = Counter()
-    groups: Counter[int] = Counter()
-    for ino, attr in engine.list_nodes():
-        if ino in (ROOT, TRASH):
-            continue
-        used = align4k(attr.length) if attr.is_file else 4096
-        space, inodes = space + used, inodes + 1
-        users[attr.uid] += used
-        groups[attr.gid] += used
-    assert (reader.counter("usedSpace"), reader.counter("totalInodes")) == (space, inodes)
-    setting = Setting.parse(reader.setting() or b"")
-    if setting.user_group_quota:
-        assert {key: q.used_space for key, q in reader.quotas("user").items() if q.used_space} == dict(users)
-        assert {key: q.used_space for key, q in reader.quotas("group").items() if q.used_space} == dict(groups)
-    if setting.dir_stats:
-        for ino, attr in engine.list_nodes():
-            stat = reader.dir_stat(ino) if attr.is_dir else None
-            if stat is not None:
-                below = [item.attr for item in reader.list_entries(ino, plus=True) if item.attr is not None]
-                assert stat.length == sum(a.length for a in below if a.is_file), f"length of directory {ino}"
-                assert stat.space == sum(a.space for a in below), f"space of directory {ino}"
-                assert stat.inodes == len(below), f"entries of directory {ino}"
+def check_sound(engine: Engine, deleted: Counter[int] | None = None) -> None:
+    """Every invariant of the volume holds; no slice was `deleted` twice, or while something referred to it."""
+    assert check(engine) == []
+    if deleted is not None:
+        assert all(times == 1 for times in deleted.values()), deleted
+        living = {record.id for _, _, records in engine.list_slices() for record in decode_slices(records)}
+        living |= {slice_id for entry in engine.delayed_slices(1 << 40) for slice_id, _ in entry.slices}
+        assert not living & set(deleted)

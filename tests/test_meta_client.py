@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import ENGINES, SHORT, Client, check_references, check_usage, new_engine
+from clients import ENGINES, SHORT, Client, check_sound, new_engine
 
 from meta.client import Changes, Exists
 from meta.errors import NotFormatted, Refused
@@ -232,6 +232,7 @@ def test_long_chunks_are_compacted_in_the_background(client: Client) -> None:
     while len(client.reader.chunk(ino, 0)) > 24 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(client.reader.chunk(ino, 0)) == 24
+    client.compactor.close()
     assert client.deleter.drain(5) and len(client.store.deleted) == 6
 
 
@@ -264,7 +265,7 @@ def test_a_failing_store_leaves_a_chunk_as_it_was(client: Client, caplog: pytest
     while "the bucket is away" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.01)
     assert "the bucket is away" in caplog.text and client.reader.chunk(ino, 0) == before
-    check_references(client.engine, client.store.deleted)
+    check_sound(client.engine, client.store.deleted)
 
 
 def test_renaming_over_an_open_file(client: Client) -> None:
@@ -278,7 +279,7 @@ def test_renaming_over_an_open_file(client: Client) -> None:
     with refused(errno.ENOENT):
         client.getattr(ino)
     assert client.deleter.drain(5) and client.store.deleted == {slice_id: 1}
-    check_usage(client.engine)
+    check_sound(client.engine)
 
 
 def test_open_files_survive_the_removal_of_their_tree(client: Client) -> None:
@@ -294,7 +295,7 @@ def test_open_files_survive_the_removal_of_their_tree(client: Client) -> None:
         with refused(errno.ENOENT):
             client.open(SUPERUSER, ino, os.O_RDWR)
     assert not client.files._removing
-    check_usage(client.engine)
+    check_sound(client.engine)
 
 
 def test_a_hard_link_keeps_a_file_that_was_open(client: Client) -> None:
@@ -348,7 +349,7 @@ def test_opening_and_removing_at_once(client: Client) -> None:
     assert not troubles
     assert client.deleter.drain(10) and sum(client.store.deleted.values()) == rounds
     assert client.reader.sustained(client.sid) == [] and not client.files._removing
-    check_usage(client.engine)
+    check_sound(client.engine)
 
 
 def test_creating_and_removing_at_once(client: Client) -> None:
@@ -377,7 +378,7 @@ def test_creating_and_removing_at_once(client: Client) -> None:
         thread.join()
     assert removed[0]
     assert client.deleter.drain(10)
-    check_usage(client.engine)
+    check_sound(client.engine)
 
 
 def test_the_log_is_on_disk_before_objects_go(client: Client) -> None:

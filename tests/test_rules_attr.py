@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clients import ENGINES, Client, check_usage, new_engine
+from clients import ENGINES, Client, check_sound, new_engine
 
 from meta.acl import EMPTY, Rule
 from meta.client import Changes
@@ -166,7 +166,7 @@ def test_usage_changes_hands_with_the_owner(client: Client) -> None:
     client.write(ino, 0, 10_000)
     client.setattr(SUPERUSER, ino, Changes(SET_UID | SET_GID, uid=3, gid=4))
     assert client.reader.quota("user", 3) is not None
-    check_usage(client.engine)
+    check_sound(client.engine)
 
 
 def test_what_is_in_the_trash_keeps_its_attributes(client: Client) -> None:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from clients import ENGINES, SHORT, Client, FakeStore, check_references, check_usage, new_engine
+from clients import ENGINES, SHORT, Client, FakeStore, check_sound, new_engine
 
 from meta.client import Changes
 from meta.errors import Refused
@@ -165,14 +165,12 @@ def test_content_is_what_was_written(kind: str, trash_days: int, seed: int, tmp_
         machine.step()
     client.compactor.close()
     assert client.deleter.drain(10)
-    check_references(engine, client.store.deleted)
-    check_usage(engine)
+    check_sound(engine, client.store.deleted)
     for ino, name in zip(machine.files, (b"a", b"b"), strict=True):
         client.close(ino)
         client.unlink(SUPERUSER, ROOT, name, skip_trash=True)
     client.close_session()
-    check_references(engine, client.store.deleted)
-    check_usage(engine)
+    check_sound(engine, client.store.deleted)
     left = {slice_id for slice_id, _, _ in engine.list_slice_refs()}
     assert bool(left) == bool(trash_days and engine.delayed_slices(1 << 40))
     client.shutdown()
@@ -199,7 +197,7 @@ def test_compaction_changes_no_byte(kind: str, tmp_path: Path) -> None:
     assert client.getattr(ino) == attr
     assert not client.compact_chunk(ino, 0)
     client.close_session()
-    check_references(engine, client.store.deleted)
+    check_sound(engine, client.store.deleted)
     assert len(client.store.deleted) == 40
     client.shutdown()
 
@@ -232,7 +230,7 @@ def test_compaction_of_a_chunk_that_has_changed_is_given_up(kind: str, tmp_path:
     assert not client.compact_chunk(ino, 0)
     client.close_session()
     other.close_session()
-    check_references(engine, client.store.deleted + other.store.deleted)
+    check_sound(engine, client.store.deleted + other.store.deleted)
     assert len(client.store.merged) == 2 and len(engine.reader.chunk(ino, 0)) == 24
     client.shutdown()
 
@@ -259,8 +257,7 @@ def test_a_slice_of_a_removed_file_is_refused(client: Client) -> None:
     client.unlink(SUPERUSER, ROOT, b"f")
     with refused(errno.ENOENT):
         client.write_slice(ino, 0, 0, slice_id, 10, (1, 1))
-    check_references(client.engine, client.store.deleted)
-    check_usage(client.engine)
+    check_sound(client.engine, client.store.deleted)
 
 
 def test_a_file_removed_while_open_lives_until_the_last_close(client: Client) -> None:
@@ -271,14 +268,14 @@ def test_a_file_removed_while_open_lives_until_the_last_close(client: Client) ->
     first = client.write(ino, 0, 100_000)
     assert client.getattr(ino).nlink == 0 and client.getattr(ino).length == 100_000
     assert client.reader.sustained(client.sid) == [ino]
-    check_usage(client.engine)
+    check_sound(client.engine)
     client.close(ino)
     assert client.byte(ino, 9) == client.store.byte(first, 9)
     client.close(ino)
     assert client.reader.attr(ino) is None and client.reader.sustained(client.sid) == []
     assert client.deleter.drain(5)
     assert client.store.deleted == {first: 1} and not client.engine.deleted_files(1 << 40, 10)
-    check_usage(client.engine)
+    check_sound(client.engine)
 
 
 def test_every_change_of_content_has_its_own_mtime(client: Client) -> None:
@@ -312,7 +309,7 @@ def test_truncate_covers_what_must_read_as_zero(client: Client) -> None:
     client.truncate(SUPERUSER, ino, 1 << 50)  # 16 million chunks, of which none is made
     assert records(client, ino, 2) == [] and records(client, ino, (1 << 50 >> 26) - 1) == []
     assert client.getattr(ino).length == 1 << 50
-    check_usage(client.engine)
+    check_sound(client.engine)
 
 
 def test_truncate_to_the_same_length_still_counts_as_a_change(client: Client) -> None:
@@ -399,8 +396,7 @@ def test_growth_stops_at_the_capacity(client: Client) -> None:
     assert client.getattr(ino).length == 45_000
     client.vol.setting = replace(client.vol.setting, capacity=1)
     client.truncate(SUPERUSER, ino, 40_000)
-    check_references(client.engine, client.store.deleted)
-    check_usage(client.engine)
+    check_sound(client.engine, client.store.deleted)
 
 
 def test_growth_stops_at_quotas_of_directory_user_and_group(client: Client) -> None:
@@ -462,6 +458,5 @@ def test_many_threads_on_one_file(kind: str, tmp_path: Path) -> None:
     for client in clients:
         client.close_session()
     assert len({slice_id for _, slice_id in written}) == 160
-    check_references(engine, clients[0].store.deleted + clients[1].store.deleted)
-    check_usage(engine)
+    check_sound(engine, clients[0].store.deleted + clients[1].store.deleted)
     engine.close()

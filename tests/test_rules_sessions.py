@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clients import ENGINES, SHORT, Client, FakeStore, check_references, check_usage, new_engine
+from clients import ENGINES, SHORT, Client, FakeStore, check_sound, new_engine
 
 from meta import jobs
 from meta.config import MetaConfig
@@ -85,12 +85,12 @@ def test_a_dead_session_loses_its_locks_and_its_open_files(engine: Engine) -> No
     assert list(engine.reader.flocks(kept)) == [(client.sid, 1)] and not engine.reader.plocks(kept)
     assert engine.reader.attr(ino) is None and engine.reader.sustained(dead.sid) == []
     assert client.deleter.drain(5) and store.deleted == {slice_id: 1}
-    check_usage(engine)
+    check_sound(engine)
     client.close_session()
     dead.close(ino)  # it was not dead after all: nothing more to do
     dead.close_session()
     assert store.deleted == {slice_id: 1}
-    check_usage(engine)
+    check_sound(engine)
 
 
 def test_the_end_of_a_session_ends_its_open_files(engine: Engine) -> None:
@@ -102,7 +102,7 @@ def test_the_end_of_a_session_ends_its_open_files(engine: Engine) -> None:
     client.close_session()
     assert engine.reader.attr(ino) is None and client.store.deleted == {slice_id: 1}
     assert engine.sessions() == [] and not engine.reader.flocks(ino)
-    check_usage(engine)
+    check_sound(engine)
 
 
 def test_a_read_only_client_has_no_session_and_writes_nothing(engine: Engine) -> None:
@@ -244,8 +244,7 @@ def test_the_trash_is_emptied_by_age(engine: Engine) -> None:
     jobs.clean_trash(client.vol, client.deleter, never)
     assert client.deleter.drain(5) and client.list_dir(SUPERUSER, TRASH, False) == []
     assert set(client.store.deleted) == slices | {merged}
-    check_references(engine, client.store.deleted)
-    check_usage(engine)
+    check_sound(engine, client.store.deleted)
     client.close_session()
 
 

@@ -58,7 +58,14 @@ def write_slice(
     return Written(attr, before, appended)
 
 
-def truncate(tx: Transaction, vol: Volume, caller: Caller, ino: int, length: int, *, handle: bool = False) -> Attr:
+class Changed(NamedTuple):
+    """The new attributes, and the mtime that the inode had before."""
+
+    attr: Attr
+    before: tuple[int, int]
+
+
+def truncate(tx: Transaction, vol: Volume, caller: Caller, ino: int, length: int, *, handle: bool = False) -> Changed:
     """Set the length of a file; whatever lies between the old and the new one reads as zero.
 
     `handle`: through a descriptor open for writing, which is all the permission needed.
@@ -72,12 +79,13 @@ def truncate(tx: Transaction, vol: Volume, caller: Caller, ino: int, length: int
     if length != attr.length:
         zero_range(tx, ino, *sorted((attr.length, length)))
         resize(tx, vol, ino, attr, length)
+    before = attr.mtime, attr.mtimensec
     stamp_content(attr, vol.now())
     tx.put_attr(ino, attr)
-    return attr
+    return Changed(attr, before)
 
 
-def fallocate(tx: Transaction, vol: Volume, caller: Caller, ino: int, mode: int, off: int, size: int) -> Attr:
+def fallocate(tx: Transaction, vol: Volume, caller: Caller, ino: int, mode: int, off: int, size: int) -> Changed:
     """Reserve or clear a range, as fallocate(2). Reserving stores nothing but the length, which space follows."""
     _check_fallocate_mode(mode, off, size)
     tx.prefetch(("attr", ino))
@@ -89,9 +97,10 @@ def fallocate(tx: Transaction, vol: Volume, caller: Caller, ino: int, mode: int,
         resize(tx, vol, ino, attr, off + size)
     if mode & (PUNCH_HOLE | ZERO_RANGE) and off < old:
         zero_range(tx, ino, off, min(off + size, old))
+    before = attr.mtime, attr.mtimensec
     stamp_content(attr, vol.now())
     tx.put_attr(ino, attr)
-    return attr
+    return Changed(attr, before)
 
 
 def stamp_content(attr: Attr, now: tuple[int, int], mtime: tuple[int, int] | None = None) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import stat
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from meta.attr import Attr
 from meta.errors import Refused
 from meta.rules.access import WRITE, require
+from meta.rules.content import Changed
 from meta.rules.context import Volume
 from meta.rules.usage import charge_owner
 from meta.transaction import Transaction
@@ -53,13 +53,6 @@ class Changes:
     mtimensec: int = 0
     flags: int = 0
     tier: int = 0
-
-
-class Changed(NamedTuple):
-    """The new attributes, and the mtime that the inode had before."""
-
-    attr: Attr
-    before: tuple[int, int]
 
 
 def set_attr(tx: Transaction, vol: Volume, caller: Caller, ino: int, changes: Changes) -> Changed:
