@@ -97,7 +97,6 @@ def test_head(bucket: Bucket) -> None:
     assert info.mtime > 1.6e9
 
 
-
 FILE_NAMES = ["a-b", "a/b-c", "a/b.c", "a/b/c", "a0", "b/x", "chunks/0/1", "chunks/10/2", "chunks/9/3", "z"]
 
 
