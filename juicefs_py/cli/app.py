@@ -54,6 +54,7 @@ def _dispatch(argv: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "-help", "--h"):
         print(help_text.of_program(COMMANDS, (*options.GLOBAL, options.HELP, options.VERSION)))
         return 0
+    values.command_line = ["juicefs", *argv[1:]]
     return _run_command(words, values)
 
 
@@ -80,6 +81,7 @@ def _run_command(words: list[str], globals_: Values) -> int:
     if complaint:
         print(help_text.of_arguments(command, complaint))
         return 1
+    values.command_line = globals_.command_line
     values.given |= globals_.given
     values.table |= globals_.table
     if name != "version":

@@ -59,6 +59,7 @@ class Values:
         self.given: dict[str, object] = {}
         self.spelled: dict[str, str] = {}
         self.positionals: list[str] = []
+        self.command_line: list[str] = []  # everything, for the process list
 
     def __repr__(self) -> str:
         return f"Values({self.given}, {self.positionals})"

@@ -10,6 +10,8 @@ from juicefs_py.cli.errors import Fatal, UsageError
 
 def report(error: BaseException) -> None:
     """Print the FATAL line of an error."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # a nursery wraps what went wrong inside of it
     if not log.LOG.hasHandlers():
         log.set_up()
     try:
@@ -21,8 +23,6 @@ def report(error: BaseException) -> None:
 
 def explain(error: BaseException) -> str:
     """One line about an error, in words that say what failed."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]  # a nursery wraps what went wrong inside of it
     if isinstance(error, (Fatal, UsageError)):
         return str(error)
     from chunkstore.errors import StoreError

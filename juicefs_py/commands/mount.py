@@ -6,7 +6,6 @@ Only the table is here. What runs, from the first check to the last unmount, is 
 from __future__ import annotations
 
 import os
-import sys
 
 from juicefs_py.cli.args import Command, Option, Values
 from juicefs_py.cli.options import DATA_STORAGE, META, METRICS, data_cache, default_log_dir, meta_cache
@@ -42,7 +41,7 @@ _OPTIONS = (
 def _run(values: Values) -> int:
     from juicefs_py.mount import start
 
-    return start.mount(values, sys.argv)
+    return start.mount(values)
 
 
 COMMAND = Command(

@@ -47,7 +47,7 @@ def lazy_umount(path: str) -> None:
         unmount(path, lazy=True)
     except MountError as error:
         if error.errno != errno.EINVAL:  # not mounted (any more) is what was wanted
-            log.LOG.warning("%s", error)
+            log.LOG.warning("%s", error.strerror)
 
 
 def _create(path: str) -> None:

@@ -52,6 +52,7 @@ def look(path: str, limit_s: float) -> Look:
 
 def _answer(path: str, send: int) -> None:
     try:
+        os.statvfs(path)  # always asks the server, whereas attributes of a dead mount may still be cached
         found = f"{os.stat(path).st_ino} 0"
     except OSError as error:
         found = f"0 {error.errno}"

@@ -118,7 +118,7 @@ class Server:
         try:
             fd = mount(self.job.mountpoint, plan.mount)
         except MountError as error:
-            raise Fatal(f"fuse: {error}") from None
+            raise Fatal(f"fuse: {error.strerror}") from None
         session = Session(volume.vfs, fd, plan.session, errno_of)
         volume.vfs.notifier = session.notifier
         return session

@@ -7,7 +7,6 @@ answers. No database stays open and no thread runs when processes are forked.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -39,7 +38,7 @@ class Job(NamedTuple):
     status: int  # pipe on which the serving process tells a waiting caller that it serves; -1 without one
 
 
-def mount(values: Values, argv: list[str]) -> int:
+def mount(values: Values) -> int:
     """Run `juicefs mount` with these options; the exit code of this process."""
     url, mountpoint = values.positionals
     url = absolute_url(url if "://" in url else "redis://" + url)
@@ -52,7 +51,7 @@ def mount(values: Values, argv: list[str]) -> int:
         from juicefs_py.mount.fstab import update
 
         update(url, mountpoint, values)
-    words = _title(argv, values.positionals, (mask_url(url), mountpoint))
+    words = _title(values, (mask_url(url), mountpoint))
     if background:
         return _in_background(Job(url, mountpoint, values, True, -1), setting, words)
     return _supervise(Job(url, mountpoint, values, False, -1), words)
@@ -126,7 +125,7 @@ def _serve(job: Job, mark_served: Callable[[], None]) -> int:
     return serve(job, mark_served)
 
 
-def _title(argv: list[str], positionals: list[str], shown: tuple[str, str]) -> list[str]:
+def _title(values: Values, shown: tuple[str, str]) -> list[str]:
     """The command line for the process list: no password, absolute paths."""
-    replaced = dict(zip(positionals, shown, strict=True))
-    return ["juicefs", *(replaced.get(word, word) for word in argv[1:])] if argv[1:] else [sys.argv[0]]
+    replaced = dict(zip(values.positionals, shown, strict=True))
+    return [replaced.get(word, word) for word in values.command_line]

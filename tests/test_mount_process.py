@@ -1,0 +1,321 @@
+"""The life of a mount's processes: background, readiness, log, process list, signals, death and restart, metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mounts
+import pytest
+from mounts import Volume, environment, fuse_device, juicefs, lazy_unmount, signal_process
+from needs import need_fuse
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="mounts as root")
+
+
+class Background:
+    """A `mount -d` of a volume."""
+
+    def __init__(self, volume: Volume, path: Path) -> None:
+        self.volume = volume
+        self.path = path
+        self.log = volume.directory / "log" / "juicefs.log"
+        self.pids: list[int] = []
+
+    def command(self, *options: str) -> list[str]:
+        words = ["mount", self.volume.url, str(self.path), "-d", "--log", str(self.log)]
+        return [*words, "--cache-dir", str(self.volume.cache), "--no-usage-report", *options]
+
+    def start(self, *options: str) -> subprocess.CompletedProcess[str]:
+        done = juicefs(*self.command(*options), check=False)
+        self.pids = processes(str(self.path))
+        return done
+
+    def read_log(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def supervisor_and_worker(self) -> tuple[int, int]:
+        (worker,) = [pid for pid in self.pids if parent(pid) in self.pids]
+        (supervisor,) = [pid for pid in self.pids if pid != worker]
+        return supervisor, worker
+
+    def wait_until_gone(self) -> None:
+        wait_for(lambda: not any(alive(pid) for pid in self.pids), "the processes end")
+        assert fuse_device(self.path) is None
+
+
+@pytest.fixture
+def background(scratch: Path) -> Iterator[Background]:
+    need_fuse()
+    mount = Background(Volume(scratch / "vol").format(), scratch / "mnt")
+    yield mount
+    for pid in processes(str(mount.path)):
+        signal_process(pid, signal.SIGKILL)
+    mounts.abort(mount.path)
+    lazy_unmount(mount.path)
+
+
+def processes(mountpoint: str) -> list[int]:
+    """Processes whose command line names the mount point as `ps` would show it: one string."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                line = Path(f"/proc/{entry}/cmdline").read_bytes().rstrip(b"\0").decode()
+            except OSError:
+                continue
+            if line.startswith("juicefs mount ") and mountpoint in line.split(" "):
+                found.append(int(entry))
+    return sorted(found)
+
+
+def status_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+
+
+def parent(pid: int) -> int:
+    return int(status_of(pid)[1])
+
+
+def alive(pid: int) -> bool:
+    try:
+        return status_of(pid)[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], what: str, limit_s: float = 15) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, f"waited {limit_s} s in vain: {what}"
+        time.sleep(0.05)
+
+
+def serves(path: Path) -> bool:
+    try:
+        return os.stat(path).st_ino == 1
+    except OSError:
+        return False
+
+
+def test_a_background_mount_from_start_to_end(background: Background) -> None:
+    started = time.monotonic()
+    done = background.start()
+    took = time.monotonic() - started
+    assert done.returncode == 0, done.stderr
+    assert f'<INFO>: \x1b[92mOK\x1b[0m, testvol is ready at "{background.path}"' in done.stderr
+    assert "Meta address: sqlite3://" in done.stderr
+    assert "Data use file://" in done.stderr
+    assert took < 10
+    assert os.stat(background.path).st_ino == 1
+    # the processes, as tools look for them
+    supervisor, worker = background.supervisor_and_worker()
+    assert len(background.pids) == 2
+    assert parent(supervisor) != os.getpid()
+    for pid in background.pids:
+        assert Path(f"/proc/{pid}/comm").read_text() == "juicefs\n"
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        assert os.readlink(f"/proc/{pid}/fd/2") == str(background.log)
+        assert re.search(r"^Umask:\s*0000$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    (session,) = json.loads(juicefs("status", background.volume.url).stdout)["Sessions"]
+    assert session["ProcessID"] == worker
+    assert session["MountPoint"] == str(background.path)
+    with open("/proc/self/mounts") as table:
+        (line,) = [line for line in table if line.split()[1] == str(background.path)]
+    assert line.split()[0] == "JuiceFS:testvol"
+    assert line.split()[2] == "fuse.juicefs"
+    (background.path / "file").write_bytes(b"x" * 100_000)
+    assert juicefs("umount", str(background.path)).stdout == ""
+    background.wait_until_gone()
+    log = background.read_log()
+    assert "The juicefs mount process exit successfully" in log
+    assert not re.search(r"<(FATAL|ERROR|WARNING)>|Traceback", log), log
+    assert json.loads(juicefs("status", background.volume.url).stdout)["Sessions"] == []
+    assert background.start().returncode == 0
+    assert (background.path / "file").read_bytes() == b"x" * 100_000
+
+
+def test_the_callers_pipe_ends_with_the_caller(background: Background) -> None:
+    line = [sys.executable, "-m", "juicefs_py", *background.command()]
+    pipe = subprocess.run(
+        ["bash", "-c", '"$@" 2>&1 | cat', "-", *line], env=environment(), capture_output=True, timeout=30
+    )
+    assert b"is ready at" in pipe.stdout
+
+
+@pytest.mark.parametrize("target", ["supervisor", "worker"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_unmounts_and_loses_nothing(background: Background, target: str, number: signal.Signals) -> None:
+    background.start()
+    supervisor, worker = background.supervisor_and_worker()
+    with open(background.path / "unfinished", "wb") as file:
+        file.write(b"y" * 5_000_000)
+    os.kill(supervisor if target == "supervisor" else worker, number)
+    background.wait_until_gone()
+    assert "Received signal" in background.read_log()
+    assert "Traceback" not in background.read_log()
+    background.start()
+    assert (background.path / "unfinished").read_bytes() == b"y" * 5_000_000
+
+
+def test_harmless_signals_are_harmless(background: Background) -> None:
+    background.start()
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE, signal.SIGWINCH):
+        for pid in background.pids:
+            os.kill(pid, number)
+    time.sleep(0.3)
+    (background.path / "still").write_text("alive")
+    assert processes(str(background.path)) == background.pids
+
+
+def test_a_killed_worker_is_replaced(background: Background) -> None:
+    background.start()
+    supervisor, worker = background.supervisor_and_worker()
+    (background.path / "kept").write_text("kept")
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: serves(background.path), "served again")
+    assert (background.path / "kept").read_text() == "kept"
+    background.pids = processes(str(background.path))
+    assert supervisor in background.pids
+    assert worker not in background.pids
+    assert "mount process" in background.read_log()
+    juicefs("umount", str(background.path))
+    background.wait_until_gone()
+
+
+def test_a_worker_that_dies_again_and_again_is_given_up(background: Background) -> None:
+    background.start()
+    (supervisor, _) = background.supervisor_and_worker()
+    for _ in range(3):
+        wait_for(lambda: serves(background.path), "served again")
+        background.pids = processes(str(background.path))
+        os.kill(background.supervisor_and_worker()[1], signal.SIGKILL)
+        time.sleep(0.2)
+    wait_for(lambda: not alive(supervisor), "the supervisor gives up")
+    assert "fail 3 times in" in background.read_log()
+    assert fuse_device(background.path) is None
+
+
+def test_stacks_are_written_on_abort(background: Background) -> None:
+    background.start()
+    os.kill(background.supervisor_and_worker()[1], signal.SIGABRT)
+    wait_for(lambda: "most recent call first" in background.read_log(), "stacks in the log")
+
+
+def test_a_file_that_is_in_use_delays_the_end_but_not_the_unmount(background: Background) -> None:
+    background.start()
+    with open(background.path / "busy", "wb") as file:
+        file.write(b"first ")
+        refused = juicefs("umount", str(background.path), check=False)
+        assert refused.returncode == 1
+        assert "busy" in refused.stderr
+        assert juicefs("umount", "--force", str(background.path)).returncode == 0
+        assert fuse_device(background.path) is None
+        file.write(b"second")
+    background.wait_until_gone()
+    background.start()
+    assert (background.path / "busy").read_bytes() == b"first second"
+
+
+def test_two_mounts_on_one_mount_point_are_stacked(background: Background) -> None:
+    background.start()
+    background.start()
+    assert len(background.pids) == 4
+    juicefs("umount", str(background.path))
+    wait_for(lambda: len(processes(str(background.path))) == 2, "one mount is left")
+    assert serves(background.path)
+    juicefs("umount", str(background.path))
+    background.wait_until_gone()
+
+
+def test_a_mount_point_that_is_missing_is_made_and_one_that_is_not_empty_is_covered(background: Background) -> None:
+    background.path = background.path / "deep" / "er"
+    background.start()
+    assert serves(background.path)
+    juicefs("umount", str(background.path))
+    background.wait_until_gone()
+    (background.path / "below").write_text("hidden while mounted")
+    background.start()
+    assert not (background.path / "below").exists()
+    juicefs("umount", str(background.path))
+    background.wait_until_gone()
+    assert (background.path / "below").read_text() == "hidden while mounted"
+
+
+def test_a_dead_mount_point_is_repaired(background: Background) -> None:
+    background.start()
+    supervisor, worker = background.supervisor_and_worker()
+    os.kill(supervisor, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: not alive(worker), "the worker is dead")
+    with pytest.raises(OSError):
+        os.statvfs(background.path)
+    done = background.start()
+    assert done.returncode == 0
+    assert "is broken" in done.stderr
+    assert serves(background.path)
+
+
+def test_a_mount_that_fails_in_the_background_is_told_at_once(background: Background) -> None:
+    started = time.monotonic()
+    done = background.start("-o", "no_such_option_of_the_kernel")
+    assert done.returncode == 1
+    assert time.monotonic() - started < 8
+    assert f'please check the log ("{background.log}") or re-mount in foreground' in done.stderr
+    assert "<FATAL>: fuse: cannot mount" in background.read_log()
+    assert fuse_device(background.path) is None
+    assert json.loads(juicefs("status", background.volume.url).stdout)["Sessions"] == []
+
+
+def test_metrics_are_served(background: Background) -> None:
+    background.start()
+    url = re.search(r'Prometheus metrics listening on "([\d.:]+)"', background.read_log())
+    assert url
+    with urllib.request.urlopen(f"http://{url[1]}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    assert f'mp="{background.path}"' in text
+    assert 'vol_name="testvol"' in text
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"http://{url[1]}/", timeout=5)
+
+
+def test_the_foreground_is_foreground_even_with_d_when_the_environment_says_so(background: Background) -> None:
+    written = background.volume.directory / "stderr"
+    with written.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "juicefs_py", *background.command()], stderr=stderr,
+            env={**environment(), "JFS_FOREGROUND": "1"},
+        )  # fmt: skip
+    ready = f'OK\x1b[0m, testvol is ready at "{background.path}"'
+    wait_for(lambda: ready in written.read_text(), "the ready line")
+    assert serves(background.path)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 0
+    assert fuse_device(background.path) is None
+
+
+def test_the_helper_of_mount_8(background: Background) -> None:
+    code = "import sys; from juicefs_py.cli.app import run; sys.exit(run(['/sbin/mount.juicefs', *sys.argv[1:]]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, background.volume.url, str(background.path), "-n", "-o",
+         f"rw,_netdev,log={background.log},cache-dir={background.volume.cache},attrcacheto=3,max_read=65536"],
+        env=environment(), capture_output=True, text=True, timeout=30, cwd="/",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert serves(background.path)
+    background.pids = processes(str(background.path))
+    assert len(background.pids) == 2
+    line = Path(f"/proc/{background.pids[0]}/cmdline").read_bytes().decode()
+    assert "--attr-cache=3" in line
+    juicefs("umount", str(background.path))
+    background.wait_until_gone()
