@@ -14,15 +14,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
-from collections import OrderedDict, deque
+from collections import OrderedDict
 
 from chunkstore.buffers import Page
 from chunkstore.cache import blockfile
 from chunkstore.cache.blockfile import BlockFile
 from chunkstore.cache.eviction import Room
+from chunkstore.cache.folders import make_dirs, read_id, unlink_quietly
 from chunkstore.cache.health import Health, State
 from chunkstore.cache.index import Index, pack, unpack
+from chunkstore.cache.pending import Pending
 from chunkstore.cache.scan import walk
 from chunkstore.config import StoreConfig
 from chunkstore.errors import Damaged
@@ -30,7 +31,6 @@ from chunkstore.metrics import Counters
 from chunkstore.naming import Block
 
 _OPEN_FILES = 128  # descriptors kept per directory: an open costs more than the read of 4 KiB behind it
-_QUEUE_BLOCKS = 4096  # so that many tiny blocks do not queue without end
 _EVICT_BATCH = 64
 _TICK_S = 1.0
 _LOCK_CHECK_TICKS = 10
@@ -46,17 +46,13 @@ class CacheDir:
     ) -> None:
         self.path = path
         self.health = Health()
-        self.id = _read_id(path, config.cache_mode)
+        self.id = read_id(path, config.cache_mode)
         self._config = config
         self._counters = counters
         self._level = config.cache_checksum
-        self._queue_limit = queue
         self._lock = threading.Lock()
         self._index = Index()
-        self._pending: dict[int, tuple[Block, Page]] = {}
-        self._queue: deque[int] = deque()
-        self._queued_bytes = 0
-        self._writing = 0
+        self._pending = Pending(queue)
         self._changed = threading.Condition(self._lock)
         self._open: OrderedDict[int, BlockFile] = OrderedDict()
         self._scanning = True  # until the first scan is through, the disk is asked
@@ -78,15 +74,15 @@ class CacheDir:
         """As `BlockCache.read_into`."""
         key = pack(block.slice_id, block.indx)
         with self._lock:
-            waiting = self._pending.get(key)
-            if waiting is not None:
-                page = waiting[1].retain()
+            page = self._pending.page(key)
+            if page is not None:
+                page.retain()
             elif not self._index.touch(key, int(time.time())) and not self._scanning:
                 return False
             file = self._open.get(key)
             if file is not None:
                 self._open.move_to_end(key)
-        if waiting is not None:
+        if page is not None:
             view[:] = page.data[offset : offset + len(view)]
             page.release()
             return True
@@ -142,53 +138,37 @@ class CacheDir:
         with self._lock:
             if key in self._pending or key in self._index:
                 return
-            while not self._fits(block.size):
+            while not self._pending.fits(block.size) and not self._stop.is_set():
                 if not forced or not self._changed.wait(max(0.0, deadline - time.monotonic())):
                     self._counters.add(blockcache_drops=1)
                     return
             if self._stop.is_set() or (self._room.raw_full and self._config.cache_eviction == "none"):
                 self._counters.add(blockcache_drops=1)
                 return
-            self._pending[key] = block, page.retain()
-            self._queue.append(key)
-            self._queued_bytes += block.size
+            self._pending.add(key, block, page.retain())
             self._changed.notify_all()
-
-    def _fits(self, size: int) -> bool:
-        if not self._queue or self._stop.is_set():
-            return True
-        return self._queued_bytes + size <= self._queue_limit and len(self._queue) < _QUEUE_BLOCKS
 
     def _write_pending(self) -> None:
         while True:
             with self._lock:
-                while not self._queue:
+                while (taken := self._pending.take()) is None:
                     if self._stop.is_set():
                         return
                     self._changed.wait()
-                key = self._queue.popleft()
-                waiting = self._pending.get(key)
-                if waiting is None:
-                    continue  # removed while it waited
-                self._queued_bytes -= waiting[0].size
-                self._writing += 1
-                page = waiting[1].retain()  # `remove` may release the other hold
-            block = waiting[0]
+                key, (block, page) = taken
+                page.retain()  # `remove` may release the other hold
             written = self._write(block, page)
-            page.release()
             with self._lock:
-                self._writing -= 1
-                wanted = self._pending.get(key) is waiting
-                if wanted:
-                    del self._pending[key]
-                    if written:
-                        self._index.add(key, block.size, int(time.time()))
+                wanted = self._pending.settle(key, taken[1])
+                if wanted and written:
+                    self._index.add(key, block.size, int(time.time()))
                 self._changed.notify_all()
+            page.release()
             if wanted:
-                waiting[1].release()
+                page.release()
             elif written:
-                _unlink(self.file_of(block))
-            del waiting, page
+                unlink_quietly(self.file_of(block))
+            del taken, page  # a waiting thread holds nobody's page
             if self._room.exceeded(self._index):
                 self.evict()
 
@@ -224,20 +204,17 @@ class CacheDir:
         """Forget a block and unlink its file; one that waits for another client's upload stays."""
         key = pack(block.slice_id, block.indx)
         with self._lock:
-            waiting = self._pending.pop(key, None)
-            if waiting is not None and key in self._queue:
-                self._queue.remove(key)
-                self._queued_bytes -= waiting[0].size
+            page = self._pending.drop(key)
             size = self._index.size(key)
-            if size is not None and size < 0:
-                return
-            known = self._index.discard(key)
-            self._open.pop(key, None)
+            staged = size is not None and size < 0
+            known = not staged and self._index.discard(key)
+            if not staged:
+                self._open.pop(key, None)
             self._changed.notify_all()
-        if waiting is not None:
-            waiting[1].release()
-        if known or self._scanning:
-            _unlink(self.file_of(block))
+        if page is not None:
+            page.release()
+        if known or (self._scanning and not staged):
+            unlink_quietly(self.file_of(block))
 
     def evict(self) -> None:
         """Give blocks up until the directory is within its bounds, a bit below them."""
@@ -267,7 +244,7 @@ class CacheDir:
 
     def _unlink_evicted(self, victims: list[Block]) -> None:
         for block in victims:
-            _unlink(self.file_of(block))
+            unlink_quietly(self.file_of(block))
         if victims:
             self._counters.add(blockcache_evicts=len(victims))
 
@@ -345,15 +322,12 @@ class CacheDir:
 
     def usage(self) -> tuple[int, int]:
         with self._lock:
-            return len(self._index) + len(self._pending), self._index.used + self._queued_bytes
-
-    def pending_bytes(self) -> int:
-        return self._queued_bytes
+            return len(self._index) + len(self._pending), self._index.used + self._pending.queued_bytes
 
     def flush(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         with self._lock:
-            while self._queue or self._writing:
+            while not self._pending.idle:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -370,46 +344,3 @@ class CacheDir:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return flushed and not any(thread.is_alive() for thread in self._threads)
-
-
-def _read_id(path: str, mode: int) -> str:
-    """The id of a cache directory, made up when it has none. The directory is made too."""
-    make_dirs(path, mode)
-    lock = f"{path}/.lock"
-    try:
-        fd = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except FileExistsError:
-        with open(lock, encoding="ascii", errors="replace") as file:
-            found = file.read().strip()
-        if found:
-            return found
-        fd = os.open(lock, os.O_WRONLY | os.O_CLOEXEC)
-    made = str(uuid.uuid4())
-    try:
-        os.write(fd, made.encode())
-    finally:
-        os.close(fd)
-    return made
-
-
-def make_dirs(path: str, mode: int) -> None:
-    """Directories for files of `mode`: who may read a file may also list and fill its directory, as upstream."""
-    readable = mode & 0o444
-    wanted = mode | readable >> 2 | readable >> 1
-    missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for each in reversed(missing):
-        try:
-            os.mkdir(each, wanted)
-            os.chmod(each, wanted)
-        except FileExistsError:
-            pass
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:  # gone already, or a disk in trouble: either way it is no longer registered
-        pass
