@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Iterable
 
 from meta.attr import Attr
 from meta.client_base import ClientBase
@@ -11,6 +12,7 @@ from meta.rules.clone import Progress, clone
 from meta.rules.removal import Removed
 from meta.rules.summary import Summary, TreeSummary, summarize, summarize_tree
 from meta.rules.tree import Report, remove_tree
+from meta.slices import RECORD_SIZE
 from meta.types import Caller
 
 
@@ -24,6 +26,20 @@ class TreeCalls(ClientBase):
     def tree_summary(self, ino: int, depth: int = 2, top: int = 10, strict: bool = False) -> TreeSummary:
         """Totals of a tree, `depth` levels deep, with the `top` biggest entries of each directory."""
         return summarize_tree(self.reader, self.vol, self._real(ino), depth, top, strict=strict)
+
+    def compact_all(self, ino: int = 0, stop: Callable[[], bool] = lambda: False) -> int:
+        """Compact every chunk of a file, or of the volume (`ino` 0), that is worth it; how many became shorter."""
+        self._check_writable()
+        if ino:
+            chunks: Iterable[tuple[int, int]] = [(ino, indx) for indx in sorted(self.reader.chunks(ino))]
+        else:
+            chunks = ((owner, indx) for owner, indx, records in self.engine.list_slices() if len(records) > RECORD_SIZE)
+        done = 0
+        for owner, indx in chunks:
+            if stop():
+                break
+            done += self.compactor.compact(owner, indx)
+        return done
 
     def clone(
         self, caller: Caller, src: int, dst_parent: int, name: bytes, mode: int, umask: int,

@@ -49,7 +49,7 @@ class Deleter:
             if self._closed or self.store is None or self._pending >= _MAX_FILES:
                 return
             self._pending += 1
-        self._walker.submit(self._run, lambda: self.delete_file_now(file), f"chunks of deleted file {file.ino}")
+            self._walker.submit(self._run, lambda: self.delete_file_now(file), f"removed file {file.ino}")
 
     def delete_file_now(self, file: DeletedFile) -> None:
         """Release every chunk of a removed file, then forget the file. Its slices follow in the background."""
@@ -71,7 +71,7 @@ class Deleter:
                     self._slots.release()
                     return
                 self._pending += 1
-            self._workers.submit(self._delete_slice, slice_id, size, dead_at)
+                self._workers.submit(self._delete_slice, slice_id, size, dead_at)
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until nothing is left to do; False if there still is."""
@@ -85,6 +85,7 @@ class Deleter:
             self._closed = True
         self._walker.shutdown(cancel_futures=True)
         self._workers.shutdown(cancel_futures=True)
+        self._slots.release(max(1, self._max_deletes * _WAITING_PER_WORKER))  # whoever waits finds that it is over
 
     def _delete_slice(self, slice_id: int, size: int, dead_at: float) -> None:
         try:

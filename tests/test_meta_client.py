@@ -393,3 +393,41 @@ def test_the_log_is_on_disk_before_objects_go(client: Client) -> None:
     client.unlink(SUPERUSER, ROOT, b"f")
     assert client.deleter.drain(5)
     assert events.count("delete") == 5 and events[0] == "sync"
+
+
+def test_compacting_a_whole_volume(client: Client) -> None:
+    files = [client.file(b"%d" % n) for n in range(4)]
+    for ino in files[:3]:
+        for n in range(4):
+            client.write(ino, n * 5, 10)
+            client.write(ino, (1 << 26) + n * 5, 10)
+    assert client.compact_all(files[0]) == 2
+    assert client.compact_all(stop=lambda: True) == 0
+    assert client.compact_all() == 4
+    assert client.compact_all() == 0
+    assert all(len(records) == 24 for _, _, records in client.engine.list_slices())
+
+
+def test_deletions_that_do_not_fit_into_the_end_of_a_session(engine: Engine) -> None:
+    """A client that closes does not hang on a slow store, and leaves to others what it could not do."""
+    client = Client(engine, max_deletes=2)
+    client.deleter.drain = lambda timeout_s: False  # type: ignore[method-assign]
+    slow, delete = threading.Event(), client.store.delete_slice
+    client.store.delete_slice = lambda *a: (slow.wait(0.05), delete(*a))[1]  # type: ignore[method-assign, func-returns-value]
+    for n in range(8):
+        ino = client.file(b"%d" % n)
+        for indx in range(8):
+            client.write(ino, indx << 26, 10)
+        client.unlink(SUPERUSER, ROOT, b"%d" % n)
+    started = time.monotonic()
+    client.close_session()
+    assert time.monotonic() - started < 3
+    done = len(client.store.deleted)
+    assert done < 64
+    other = Client(engine, client.store)
+    for file in engine.deleted_files(1 << 40, 100):
+        other.deleter.delete_file_now(file)
+    other.deleter.delete_slices(list(engine.dead_slices()))
+    other.close_session()
+    assert set(client.store.deleted) and not list(engine.list_slice_refs()) and not list(engine.list_slices())
+    assert len(client.store.deleted) == 64

@@ -8,6 +8,7 @@ directory quotas (EDQUOT).
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Iterable
 
 from meta.attr import Attr
@@ -45,9 +46,8 @@ def check_growth(
 
 def check_directories(tx: Reader, vol: Volume, parents: Iterable[int], space: int, inodes: int) -> None:
     """Refuse (EDQUOT) a growth that only directory quotas count, such as another link."""
-    if vol.quotas.dirs:
-        for parent in parents:
-            _check_chain(tx, quota_chain(tx, vol, parent), space, inodes)
+    if vol.quotas.dirs:  # several names of a file may lie below one quota, which then grows by each
+        _check_chain(tx, [ino for parent in parents for ino in quota_chain(tx, vol, parent)], space, inodes)
 
 
 def charge(tx: Transaction, vol: Volume, uid: int, gid: int, space: int, inodes: int) -> None:
@@ -147,7 +147,7 @@ def quota_chain(tx: Reader, vol: Volume, parent: int) -> list[int]:
 
 
 def _check_chain(tx: Reader, chain: Iterable[int], space: int, inodes: int) -> None:
-    for ino in chain:
+    for ino, times in Counter(chain).items():
         quota = tx.quota("dir", ino)
-        if quota is not None and exceeds(quota, space, inodes):
+        if quota is not None and exceeds(quota, space * times, inodes * times):
             raise Refused(errno.EDQUOT)
