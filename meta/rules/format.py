@@ -9,7 +9,7 @@ import time
 
 from meta.attr import Attr
 from meta.setting import Setting
-from meta.transaction import Engine, Transaction
+from meta.transaction import DirStat, Engine, Transaction
 from meta.types import DIR_LENGTH, DIRECTORY, ROOT, TRASH
 
 _COUNTERS = {
@@ -49,6 +49,7 @@ def _create(engine: Engine, setting: Setting) -> Setting:
     def body(tx: Transaction) -> None:
         if tx.attr(ROOT) is None:
             tx.put_attr(ROOT, _directory(0o777))
+            tx.put_dir_stat(ROOT, DirStat(0, 0, 0))  # later changes only add to a record that exists
         if setting.trash_days > 0:
             ensure_trash(tx)
         tx.put_setting(setting.to_json().encode())
