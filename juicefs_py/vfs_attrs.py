@@ -84,22 +84,13 @@ class AttrOperations(VFSBase):
         if bits:
             file = self.writers.get(ino)
             if file is not None and bits & (SET_MTIME | SET_MTIME_NOW):
-                self._override_mtime(ino, changes)
+                file.commit_all()  # the commit of an earlier write must not change the time that is set now
             self.meta.setattr(who, ino, Changes(
                 valid=bits, mode=changes.mode & 0o7777, uid=changes.uid, gid=changes.gid, atime=changes.atime,
                 atimensec=changes.atimensec, mtime=changes.mtime, mtimensec=changes.mtimensec,
             ))  # fmt: skip
         self.touch(ino)
         return self.stat(ino), self.config.attr_timeout_s
-
-    def _override_mtime(self, ino: int, changes: SetAttr) -> None:
-        file = self.writers.get(ino)
-        if file is None or not file.dirty:
-            return
-        if changes.valid & abi.FATTR_MTIME_NOW:
-            file.commit_all()  # the rules choose the time; what is pending would put it back a little
-        else:
-            file.override_mtime(changes.mtime * 1_000_000_000 + changes.mtimensec)
 
     def _truncate(self, caller: Caller, ino: int, changes: SetAttr) -> None:
         """Set the length, with no write half done and nothing pending that would grow the file again."""

@@ -20,7 +20,8 @@ from juicefs_py.errors import refuse
 from juicefs_py.handles import HandleTable
 from juicefs_py.vfs_config import VFSConfig
 from meta.attr import Attr
-from meta.types import DIRECTORY, FILE, MAX_NAME, ROOT, SPECIAL, TRASH, TYPE_TO_MODE, Identity
+from meta.errors import Refused
+from meta.types import DIR_LENGTH, DIRECTORY, FILE, MAX_NAME, ROOT, SPECIAL, TRASH, TYPE_TO_MODE, Identity
 
 if TYPE_CHECKING:
     from chunkstore.store import ChunkStore
@@ -100,13 +101,22 @@ class VFSBase(Operations):
         """Attributes of an inode, with the length and modification time (ns) that include uncommitted writes."""
         file = self.writers.get(ino)
         if file is None:
-            attr = self.meta.getattr(ino)
+            attr = self.trash() if ino == TRASH else self.meta.getattr(ino)
             return attr, attr.length, attr.mtime * 1_000_000_000 + attr.mtimensec
         while True:
             version, ahead = file.version, file.uncommitted()
             attr = self.meta.getattr(ino)
             if version == file.version:  # else a commit came in between, and the two do not belong together
                 return self._with(attr, ahead)
+
+    def trash(self) -> Attr:
+        """The trash is there for everybody, also while the volume keeps none."""
+        try:
+            return self.meta.getattr(TRASH)
+        except Refused as problem:
+            if problem.errno != errno.ENOENT:
+                raise
+            return Attr(DIRECTORY, 0o555, nlink=2, length=DIR_LENGTH, parent=ROOT)
 
     @staticmethod
     def _with(attr: Attr, ahead: tuple[int, int] | None) -> tuple[Attr, int, int]:

@@ -84,7 +84,7 @@ class DirOperations(VFSBase):
 
     @traced(lambda result, ino, flags: f"({ino})" + (f" [fh:{result.fh}]" if result else ""))
     def opendir(self, caller: Caller, ino: int, flags: int) -> Opened:
-        attr = self.meta.getattr(ino)
+        attr = self.attr(ino)[0]
         if attr.type != DIRECTORY:
             raise refuse(errno.ENOTDIR)
         who = self.who(caller)

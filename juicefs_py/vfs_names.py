@@ -32,7 +32,7 @@ class NameOperations(VFSBase):
             return Entry(self.internal.stat(ino), INTERNAL_VALID_S, INTERNAL_VALID_S)
         self.check_name(name)
         if parent == FUSE_ROOT_ID and name == self.internal.trash_name:
-            return self.entry(TRASH, self.meta.getattr(TRASH))  # there for everybody, also before the first removal
+            return self.entry(TRASH, self.attr(TRASH)[0])
         try:
             ino, attr = self.meta.lookup(self.who(caller), parent, name)
         except Refused as problem:

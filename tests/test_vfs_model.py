@@ -1,6 +1,7 @@
 """The VFS against a dumb model: bytearrays and a dict, every operation on both, everything compared.
 
-Not a mount: requests go straight into the VFS of two clients. Names and offsets come from tiny alphabets so that they collide.
+Not a mount: requests go straight into the VFS of two clients. Names and offsets come from tiny alphabets so that they
+collide.
 """
 
 from __future__ import annotations
@@ -131,9 +132,7 @@ class Against(RuleBasedStateMachine):
             node.length = max(node.length, off + size)
 
     @rule(source=handles, dest=handles, off=OFFSETS, to=OFFSETS, size=SIZES)
-    def copy(
-        self, source: tuple[File, Node], dest: tuple[File, Node], off: int, to: int, size: int
-    ) -> None:
+    def copy(self, source: tuple[File, Node], dest: tuple[File, Node], off: int, to: int, size: int) -> None:
         (src, from_node), (dst, to_node) = source, dest
         vfs = self.one.vfs
 

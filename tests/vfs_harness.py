@@ -64,9 +64,10 @@ class World:
         client = MetaClient(open_engine(self.url), meta or MetaConfig(no_bgjob=True, skip_dir_mtime_s=0.0))
         client.load()
         bucket = wrap(with_prefix(open_bucket(self.storage, self._address), "vol/"))
-        config = StoreConfig(**{  # type: ignore[arg-type]
-            "block_size": client.setting.block_size << 10, "compress": client.setting.compression, "cache_size": 0, **store
-        })  # fmt: skip
+        options: dict[str, object] = {
+            "block_size": client.setting.block_size << 10, "compress": client.setting.compression, "cache_size": 0,
+        }  # fmt: skip
+        config = StoreConfig(**(options | store))  # type: ignore[arg-type]
         opened = ChunkStore(bucket, config)
         client.set_slice_store(StoredSlices(opened, client.engine.sync))
         client.new_session(SessionInfo(mount_point="/test"))

@@ -61,7 +61,6 @@ class FileWriter:
         self._lock = threading.Condition()
         self._pending = PendingSlices(writers.block_size)
         self._committing = False
-        self._sending = False  # a commit is on its way to the metadata with a modification time already chosen
         self._failures = 0
         self._failure: BaseException | None = None
 
@@ -224,7 +223,6 @@ class FileWriter:
         finally:
             self._writers.on_commit(self.ino, item.start, item.length)
             self._lock.acquire()
-        self._sending = False
         if failure is not None:
             self._failures += 1
             self._failure = failure
@@ -235,9 +233,7 @@ class FileWriter:
 
     def _store_and_commit(self, item: PendingSlice) -> None:
         item.blocks.finish(item.length)
-        with self._lock:
-            self._sending = True
-            mtime = divmod(item.mtime_ns, SECOND_NS)
+        mtime = divmod(item.mtime_ns, SECOND_NS)
         self._writers.meta.write_slice(self.ino, item.indx, item.off, item.id, item.length, mtime)
 
     def _discard(self, item: PendingSlice, problem: BaseException) -> None:
@@ -248,11 +244,3 @@ class FileWriter:
             item.blocks.abort()
         except (StoreError, OSError) as left:
             log.info("inode %d: objects of %r are left for gc: %s", self.ino, item, left)
-
-    def override_mtime(self, mtime_ns: int) -> None:
-        """utimes(2) came after these writes: their commits must not undo it. Call before the metadata is changed."""
-        with self._lock:
-            for item in self._pending:
-                item.mtime_ns = mtime_ns
-            while self._sending:
-                self._lock.wait(WAIT_STEP_S)
