@@ -188,8 +188,9 @@ def _usage(s: Snapshot, engine: Engine) -> Iterator[str]:
 def _dir_stats(s: Snapshot, engine: Engine) -> Iterator[str]:
     """Statistics of directories that have them. The trash root's are not kept anywhere."""
     for ino, length, space, inodes in s.rows(
-        "SELECT d.ino, coalesce(sum(iif(n.type = ?, n.length, 0)), 0), coalesce(sum(coalesce(n.space, ?)), 0),"
-        " count(e.ino) FROM node d LEFT JOIN edge e ON e.parent = d.ino LEFT JOIN node n ON n.ino = e.ino"
+        "SELECT d.ino, coalesce(sum(iif(n.type = ?, n.length, 0)), 0),"
+        " sum(iif(e.ino IS NULL, 0, coalesce(n.space, ?))), count(e.ino) FROM node d"
+        " LEFT JOIN edge e ON e.parent = d.ino LEFT JOIN node n ON n.ino = e.ino"
         " WHERE d.type = ? AND d.ino <> ? GROUP BY d.ino",
         *(FILE, DIR_LENGTH, DIRECTORY, TRASH),
     ):

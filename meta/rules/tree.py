@@ -18,6 +18,7 @@ from typing import Final
 from meta.errors import Refused
 from meta.rules.access import EXECUTE, READ, require
 from meta.rules.context import Volume
+from meta.rules.directory import searchable
 from meta.rules.lookup import entries
 from meta.rules.removal import Removed
 from meta.rules.remove import rmdir, unlink, unlink_many
@@ -50,7 +51,9 @@ def remove_tree(
     """Remove a name and everything below it. The first refusal ends it, and is raised; what is gone stays gone."""
     skip = skip_trash or parent >= TRASH
     report = removed or _silent
-    entry = vol.engine.reader.entry(parent, name)
+    reader = vol.engine.reader
+    searchable(reader, caller, parent)
+    entry = reader.entry(parent, name)
     if entry is None:
         raise Refused(errno.ENOENT)
     if entry.type == DIRECTORY:
