@@ -129,7 +129,7 @@ def volume_storage(storage: str, bucket: str) -> tuple[Option, ...]:
     group = "DATA STORAGE"
     return (
         Option(("storage",), "string", storage, "object storage type (e.g. file, s3, oss, cos)", group),
-        Option(("bucket",), "string", bucket, "a bucket URL, or a directory for storage `file`", group),
+        Option(("bucket",), "string", bucket, "a bucket URL, or a directory (storage file)", group),
         Option(("access-key",), "string", "", "access key for object storage (env ACCESS_KEY)", group),
         Option(("secret-key",), "string", "", "secret key for object storage (env SECRET_KEY)", group),
         Option(("session-token",), "string", "", "session token for object storage (env SESSION_TOKEN)", group),
