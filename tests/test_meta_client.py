@@ -178,6 +178,26 @@ def test_a_list_read_before_a_change_is_not_kept_after_it() -> None:
     assert files.chunk(7, 0) == [Piece(1, 1, 0, 1)]
 
 
+def test_an_open_waits_for_a_removal_that_is_under_way() -> None:
+    """The removal has seen that nobody holds the file: who comes now must hear what became of it."""
+    files = OpenFiles()
+    assert not files.claim(7) and not files.claim(7)
+    opener = threading.Thread(target=files.hold, args=(7,))
+    opener.start()
+    opener.join(0.1)
+    assert opener.is_alive()
+    files.hold(8)
+    assert files.claim(8)
+    assert files.settle() == []
+    opener.join(5)
+    assert not opener.is_alive() and not files._removing
+    assert files.close(8)  # it was removed while it was held
+    assert not files.close(7)
+    files.hold(9)
+    assert files.claim(9) and not files.close(9)
+    assert files.settle() == [9]  # closed before the removal was over: the remover must finish it
+
+
 def test_closed_files_are_forgotten_beyond_a_limit() -> None:
     files = OpenFiles(limit=10)
     for ino in range(100):

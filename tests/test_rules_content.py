@@ -228,10 +228,17 @@ def test_compaction_of_a_chunk_that_has_changed_is_given_up(kind: str, tmp_path:
         assert other.compact_chunk(ino, 0)
 
     assert not client.compact_chunk(ino, 0)
+    client.write(ino, 40, 10)
+
+    def meddle() -> None:  # noqa: F811
+        assert other.compact_chunk(ino, 0)
+        client.write(ino, 3, 10)  # as long as before, but not the same
+
+    assert not client.compact_chunk(ino, 0)
     client.close_session()
     other.close_session()
     check_sound(engine, client.store.deleted + other.store.deleted)
-    assert len(client.store.merged) == 2 and len(engine.reader.chunk(ino, 0)) == 24
+    assert len(client.store.merged) == 3 and len(engine.reader.chunk(ino, 0)) == 2 * 24
     client.shutdown()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from clients import ENGINES, SHORT, Client, new_engine
 
+from meta import lock_waits
 from meta.errors import Refused
 from meta.plock import END_OF_FILE, READ, UNLOCK, WRITE, Plock
 
@@ -173,6 +174,31 @@ def test_waiting_for_a_lock(two: tuple[Client, Client], posix: bool, other: bool
     assert waiter.got_it_at and waiter.got_it_at - freed < 1
     two[other].flock(SHORT, ino, 2, UNLOCK)
     two[other].release_plocks(ino, 2)
+
+
+def test_a_release_wakes_the_waiters_of_its_own_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the pause between two attempts is, and even if the release comes during an attempt."""
+    monkeypatch.setattr(lock_waits, "_FIRST_S", 20)
+    monkeypatch.setattr(lock_waits, "_LONGEST_S", 20)
+    waits, attempts, waiting = lock_waits.LockWaits(), [0], threading.Event()
+
+    def attempt() -> bool:
+        attempts[0] += 1
+        if attempts[0] == 1:
+            waits.released(7)  # just behind the look at the records
+        else:
+            waiting.set()
+        return attempts[0] == 3
+
+    thread = threading.Thread(target=waits.wait, args=(7, attempt, lambda timeout: False))
+    thread.start()
+    assert waiting.wait(5)
+    deadline = time.monotonic() + 5
+    while thread.is_alive() and time.monotonic() < deadline:
+        waits.released(8)
+        waits.released(7)
+        thread.join(0.01)
+    assert not thread.is_alive() and attempts == [3]
 
 
 def test_an_interrupted_waiter(two: tuple[Client, Client]) -> None:
