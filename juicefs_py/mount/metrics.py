@@ -28,6 +28,14 @@ async def listen(host: str, port: int, explicit: bool) -> list[trio.SocketListen
     return []
 
 
+def address_of(listeners: list[trio.SocketListener]) -> str:
+    """HOST:PORT that is really listened on; empty without an endpoint."""
+    if not listeners:
+        return ""
+    host, port, *_ = listeners[0].socket.getsockname()
+    return f"{host}:{port}"
+
+
 async def serve(listeners: list[trio.SocketListener], render: Callable[[], bytes]) -> None:
     """Answer requests until cancelled."""
 

@@ -12,6 +12,7 @@ import os
 import signal
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,6 +27,7 @@ from juicefs_py.errors import errno_of
 from juicefs_py.mount import metrics, process, settings
 from juicefs_py.mount.prepare import lazy_umount
 from juicefs_py.mount.supervisor import UNMOUNT_AND_STOP
+from juicefs_py.vfs_config import VFSConfig
 from juicefs_py.volume import OpenVolume, open_volume
 from meta.errors import MetaError, SettingError
 from meta.setting import Setting
@@ -55,10 +57,10 @@ class Server:
         self._mark_served = mark_served
 
     async def run(self) -> int:
-        volume = await trio.to_thread.run_sync(self._open)
+        address = settings.metrics_address(self.job.values)
+        listeners = await metrics.listen(*address, self.job.values.is_set("metrics"))
+        volume = await trio.to_thread.run_sync(self._open, metrics.address_of(listeners))
         try:
-            address = settings.metrics_address(self.job.values)
-            listeners = await metrics.listen(*address, self.job.values.is_set("metrics"))
             await self._serve(volume, listeners)
         finally:
             with trio.CancelScope(shield=True):
@@ -86,7 +88,7 @@ class Server:
                     lazy_umount(self.job.mountpoint)
             nursery.cancel_scope.cancel()
 
-    def _open(self) -> OpenVolume:
+    def _open(self, metrics_address: str) -> OpenVolume:
         """Metadata, storage and VFS, with a session record unless read-only."""
         job, values = self.job, self.job.values
         with log.warned_before():
@@ -95,7 +97,7 @@ class Server:
             job.url,
             meta,
             lambda setting: self._plan(setting).store,
-            lambda setting: self._plan(setting).vfs,
+            lambda setting: self._vfs_config(setting, metrics_address),
             storage=values.text("storage"),
             bucket=values.text("bucket"),
         )
@@ -110,6 +112,12 @@ class Server:
         """The options with the setting as it is now; it may have changed since the command was given."""
         with log.warned_before():
             return settings.plan(self.job.values, self.job.mountpoint, setting)
+
+    def _vfs_config(self, setting: Setting, metrics_address: str) -> VFSConfig:
+        """With what is only known now: where the metrics are."""
+        config = self._plan(setting).vfs
+        port = {"PrometheusAgent": metrics_address} if metrics_address else {}
+        return replace(config, document={"Port": port, **config.document})
 
     def _mount(self, volume: OpenVolume) -> Session:
         setting, plan = volume.setting, self._plan(volume.setting)

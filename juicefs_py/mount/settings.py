@@ -17,6 +17,7 @@ from juicefs_py.cli import log
 from juicefs_py.cli import values as grammar
 from juicefs_py.cli.args import Values
 from juicefs_py.cli.errors import Fatal
+from juicefs_py.mount.fuse_options import KernelOptions, describe, kernel_options, mount_options, session_config
 from juicefs_py.vfs_config import VFSConfig
 from meta.config import MetaConfig
 from meta.setting import Setting
@@ -29,17 +30,6 @@ _NEEDS_WRITEBACK = ("upload-delay", "upload-hours", "writeback-threshold-size", 
 _CHECKSUMS = ("none", "full", "shrink", "extend")
 _EVICTIONS = ("none", "2-random", "lru")
 _ATIMES = ("noatime", "relatime", "strictatime")
-
-
-class KernelOptions(NamedTuple):
-    """What `-o` asks for, sorted out."""
-
-    passed: list[str]
-    allow_other: bool
-    read_only: bool
-    debug: bool
-    writeback_cache: bool
-    async_dio: bool
 
 
 class Plan(NamedTuple):
@@ -88,20 +78,6 @@ def check(values: Values) -> None:
         raise Fatal(f"backup-meta should not be less than 5 minutes: {values.text('backup-meta')}")
     if values.is_set("backup-meta") and backup:
         log.LOG.warning("--backup-meta is not supported yet and ignored: back up the metadata database yourself")
-
-
-def kernel_options(values: Values) -> KernelOptions:
-    """Sort the comma list of `-o`."""
-    parts = [part for part in values.text("o").split(",") if part]
-    known = {"allow_other", "allow_root", "ro", "nonempty", "debug", "writeback_cache", "async_dio"}
-    return KernelOptions(
-        passed=[part for part in parts if part not in known],
-        allow_other="allow_other" in parts or "allow_root" in parts or os.getuid() == 0,
-        read_only="ro" in parts or values.flag("read-only"),
-        debug="debug" in parts,
-        writeback_cache="writeback_cache" in parts,
-        async_dio="async_dio" in parts,
-    )
 
 
 def meta_config(values: Values, mountpoint: str) -> MetaConfig:
@@ -188,36 +164,8 @@ def vfs_config(values: Values, mountpoint: str, setting: Setting, kernel: Kernel
         version=VERSION,
         mount_point=mountpoint,
         labels=labels(values, mountpoint, setting),
+        document={"FuseOpts": describe(values, setting)},
     )
-
-
-def session_config(values: Values, setting: Setting, kernel: KernelOptions) -> SessionConfig:
-    return SessionConfig(
-        max_write=min(max(values.size("max-fuse-io"), 4096), _MIB),
-        async_dio=kernel.async_dio,
-        posix_acl=setting.enable_acl,
-        dont_mask=setting.enable_acl or values.is_set("umask"),
-        writeback_cache=kernel.writeback_cache,
-        default_permissions=kernel_checks(values),
-        debug=kernel.debug,
-    )
-
-
-def mount_options(values: Values, setting: Setting, kernel: KernelOptions) -> MountOptions:
-    return MountOptions(
-        fsname=f"JuiceFS:{setting.name}",
-        subtype="juicefs",
-        options=kernel.passed,
-        allow_other=kernel.allow_other,
-        default_permissions=kernel_checks(values),
-        read_only=False,  # refused by the metadata client, so that .control stays writable
-        max_read=min(max(values.size("max-fuse-io"), 4096), _MIB),
-    )
-
-
-def kernel_checks(values: Values) -> bool:
-    """Whether the kernel checks permissions; not where all users are mapped to one."""
-    return not values.flag("non-default-permission") and not values.text("all-squash")
 
 
 def labels(values: Values, mountpoint: str, setting: Setting) -> dict[str, str]:
