@@ -99,7 +99,7 @@ def shared_mount(pytestconfig: pytest.Config) -> Iterator[Path]:
     need_fuse()
     directory = Path(tempfile.mkdtemp(prefix="jfs-shared-"))
     directory.chmod(0o755)
-    mount = Mount(Volume(directory / "vol").format(), directory / "mnt").start()
+    mount = Mount(Volume(directory / "vol").format(), directory / "mnt", ("--enable-xattr",)).start()
     yield mount.path
     end_all([mount])
     shutil.rmtree(directory, ignore_errors=True)

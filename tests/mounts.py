@@ -140,25 +140,25 @@ class Mount:
         """Unmount as a person would, wait until the process has ended well, and look through its log."""
         process = self.process
         assert process is not None, "not started"
-        refused = juicefs("umount", str(self.path), check=False)
+        done = juicefs("umount", str(self.path), check=False)
+        if done.returncode and fuse_device(self.path):
+            self.kill()
+            raise MountFailed(f"umount: exit {done.returncode}: {done.stderr}\n{self.read_log()}")
         try:
             status = process.wait(EXIT_S)
         except subprocess.TimeoutExpired:
             stacks = self.stacks()
             self.kill()
             raise MountFailed(
-                f"mount process still there {EXIT_S:.0f} s after umount (exit {refused.returncode}): {refused.stderr}\n"
-                f"{stacks}\n{self.read_log()}"
+                f"mount process still there {EXIT_S:.0f} s after umount:\n{stacks}\n{self.read_log()}"
             ) from None
         self._forget()
         if fuse_device(self.path):
             lazy_unmount(self.path)
-            raise MountFailed(f"the process ended but {self.path} is still mounted: {refused.stderr}")
+            raise MountFailed(f"the process ended but {self.path} is still mounted:\n{self.read_log()}")
         self.check_log()
-        if refused.returncode or status:
-            raise MountFailed(
-                f"umount: exit {refused.returncode} {refused.stderr}; mount: exit {status}\n{self.read_log()}"
-            )
+        if status:
+            raise MountFailed(f"the mount process ended with {status}\n{self.read_log()}")
 
     def kill(self) -> None:
         """End every process of this mount at once (SIGKILL), as a crash would, and clear the mountpoint."""

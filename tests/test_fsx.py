@@ -65,6 +65,7 @@ def test_compressed_blocks_and_no_cache(new_mount: Callable[..., Mount], long_ru
     """Every read comes from the bucket, through zstd, and blocks are of 64 KiB."""
     form = ("--trash-days", "0", "--compress", "zstd", "--block-size", "64K")
     mount = new_mount("sqlite", ("--cache-size", "0"), format_options=form)
+    mount.expected.append("cache-size is 0")
     exercise(mount.path / "file", SEED + 4, count(long_run, 0.2))
 
 

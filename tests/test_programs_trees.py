@@ -147,7 +147,6 @@ def test_tar_round_trip(place: Path, tmp_path: Path) -> None:
         (root / "b").mkdir()
         run("tar", *options, "-xpf", root / "a.tar", "-C", root / "b")
         (root / "a.tar").unlink()
-        assert (root / "b" / "sparse").stat().st_blocks * 512 <= 64 << 20
 
     beside(place / "t", tmp_path / "t", work, mtimes=True)
 
