@@ -229,7 +229,8 @@ class SqlEngine:
             strangers = self._strangers(existing)
             if strangers:
                 raise SettingError(
-                    f"{self._db.path} holds a database of something else (tables {', '.join(strangers)})"
+                    f"{self._db.path} holds a database of something else (tables {', '.join(strangers)});"
+                    " choose another file"
                 )
             for name, table in TABLES.items():
                 columns = existing.get(self._prefix + name)

@@ -215,7 +215,7 @@ class Database:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return Conflict(text)
         if code == sqlite3.SQLITE_NOTADB:
-            return Corrupt(f"{self.path} is not a SQLite database")
+            return Corrupt(f"{self.path} is not a SQLite database; check the path, or restore it from a backup")
         if code == sqlite3.SQLITE_CORRUPT:
             return Corrupt(f"{text}; restore it from a backup, or try `sqlite3 FILE .recover`")
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
