@@ -1,7 +1,7 @@
 """A complete little file system in memory: the subject of the FUSE benchmark and of the FUSE tests.
 
-Not a file system to keep anything in. One lock around the tree (plain dictionaries), file contents in one bytearray each,
-holes not tracked except by `lseek`, which takes aligned runs of zeros for holes. `delays` lets a test make one
+Not a file system to keep anything in. One lock around the tree (plain dictionaries), file contents in one bytearray
+each, holes not tracked except by `lseek`, which takes aligned runs of zeros for holes. `delays` lets a test make one
 operation slow.
 """
 

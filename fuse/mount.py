@@ -19,7 +19,7 @@ from fuse.mountinfo import find_mount
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS = 1, 2, 4, 8, 16
 MS_DIRSYNC, MS_NOATIME, MS_NODIRATIME, MS_RELATIME, MS_STRICTATIME = 128, 1024, 2048, 1 << 21, 1 << 24
-MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 
 _SET_FLAGS = {
     "ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC, "sync": MS_SYNCHRONOUS,
@@ -176,7 +176,10 @@ def unmount(mountpoint: str, lazy: bool = False) -> None:
 
 
 def abort(mountpoint: str) -> None:
-    """Cut the connection of the FUSE mount there, for dead servers: requests fail at once, the server gets ENODEV."""
+    """Cut the connection of the FUSE mount there, for dead servers: requests fail at once, the server gets ENODEV.
+
+    Where fusectl is not mounted, a forced unmount does the same; then the mount is gone as well, unless it is busy.
+    """
     found = find_mount(mountpoint)
     if found is None or not found.fstype.startswith("fuse"):
         raise MountError(errno.EINVAL, f"{mountpoint} is not a FUSE mount")
@@ -184,6 +187,11 @@ def abort(mountpoint: str) -> None:
     try:
         with open(path, "w", encoding="ascii") as control:
             control.write("1")
+    except FileNotFoundError:
+        if _libc().umount2(os.fsencode(mountpoint), MNT_FORCE | UMOUNT_NOFOLLOW) != 0:
+            number = ctypes.get_errno()
+            if number != errno.EBUSY:  # busy: aborted, but still there
+                raise MountError(number, f"cannot abort {mountpoint}: {os.strerror(number)}") from None
     except OSError as error:
         raise MountError(
             error.errno, f"cannot abort the connection of {mountpoint}: {path}: {error.strerror}"

@@ -14,6 +14,7 @@ predecessor: it gets EINTR.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import threading
@@ -269,7 +270,11 @@ class Session:
             self._send_error(unique, errno.EINTR)
 
     def _wait_for_lock(self, fs: Operations, caller: Caller, node: int, fields: tuple[int, ...], _: None) -> None:
+        """SETLKW. flock(LOCK_UN) comes this way too: giving up a lock is never refused."""
         assert self._pool is not None
+        if fields[4] == fcntl.F_UNLCK:
+            handlers.setlkw(fs, caller, node, fields, None)
+            return
         if not self._pool.begin_lock_wait():
             raise OSError(errno.ENOLCK, "too many requests wait for locks")
         try:
