@@ -1,4 +1,4 @@
-"""The program: VFS, file readers and writers, internal files, mount process and commands over `meta`, `chunkstore` and `fuse`.
+"""The program: VFS, file readers and writers, mount process and commands over `meta`, `chunkstore` and `fuse`.
 
 This file holds the version only, because every start of the program pays for what is imported here.
 """
