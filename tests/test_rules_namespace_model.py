@@ -9,6 +9,7 @@ import errno
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ from meta.types import DIRECTORY, FILE, SYMLINK
 NOREPLACE, EXCHANGE = 1, 2
 NAMES = st.sampled_from("abc")
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+OLD = st.integers(0, 1 << 16) | PATHS
+"""A path that exists, by its number in the model (mostly), or any."""
+NEW = st.tuples(st.integers(0, 1 << 16), NAMES) | OLD
+"""A name in a directory that exists, or as above."""
+Old = int | str
+New = tuple[int, str] | int | str
 
 
 class Node:
@@ -75,6 +82,16 @@ class Model:
                 raise Fails(errno.ENOENT)
             node = node.entries[name]
         return node
+
+    def walk(self) -> list[tuple[str, Node]]:
+        """Every name with its path, the root's own excepted."""
+        found, waiting = [], [("", self.root)]
+        while waiting:
+            above, node = waiting.pop()
+            below = [(f"{above}/{name}".lstrip("/"), child) for name, child in sorted(node.entries.items())]
+            found += below
+            waiting += below
+        return found
 
     def parent(self, path: str) -> tuple[Node, str]:
         above, _, name = path.rpartition("/")
@@ -196,6 +213,19 @@ class Names(RuleBasedStateMachine):
         self.fs.engine.close()
         shutil.rmtree(self.directory)
 
+    def old(self, choice: Old, dirs: bool = False) -> str:
+        """The path that a drawn value means."""
+        if isinstance(choice, str):
+            return choice
+        found = [path for path, node in self.model.walk() if node.is_dir or not dirs]
+        return found[choice % len(found)] if found else "a"
+
+    def new(self, choice: New) -> str:
+        if not isinstance(choice, tuple):
+            return self.old(choice)
+        above = ["", *(path for path, node in self.model.walk() if node.is_dir and path.count("/") < 2)]
+        return f"{above[choice[0] % len(above)]}/{choice[1]}".lstrip("/")
+
     def both(self, expected: Callable[[], Any], actual: Callable[[], Any]) -> bool:
         """Do the same to the model and to the volume; whether both allowed it."""
         self.fs.clock[1] += 1000
@@ -213,32 +243,38 @@ class Names(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.both(lambda: self.model.create("a", DIRECTORY), lambda: self.fs.mkdir("a"))
+        for path, type in (("a", DIRECTORY), ("b", DIRECTORY), ("a/a", DIRECTORY), ("a/b", FILE), ("c", FILE)):
+            self.both(partial(self.model.create, path, type), partial(self.fs.mknod, path, type))
 
-    @rule(path=PATHS, type=st.sampled_from([FILE, DIRECTORY, DIRECTORY, SYMLINK]))
-    def create(self, path: str, type: int) -> None:
-        target = b"somewhere" if type == SYMLINK else b""
-        self.both(lambda: self.model.create(path, type), lambda: self.fs.mknod(path, type, target=target))
+    @rule(path=NEW, type=st.sampled_from([FILE, DIRECTORY, DIRECTORY, SYMLINK]))
+    def create(self, path: New, type: int) -> None:
+        name, target = self.new(path), b"somewhere" if type == SYMLINK else b""
+        self.both(lambda: self.model.create(name, type), lambda: self.fs.mknod(name, type, target=target))
 
-    @rule(path=PATHS, skip=st.booleans())
-    def unlink(self, path: str, skip: bool) -> None:
-        self.both(lambda: self.model.unlink(path, skip), lambda: self.fs.unlink(path, skip_trash=skip))
+    @rule(path=OLD, skip=st.booleans())
+    def unlink(self, path: Old, skip: bool) -> None:
+        name = self.old(path)
+        self.both(lambda: self.model.unlink(name, skip), lambda: self.fs.unlink(name, skip_trash=skip))
 
-    @rule(path=PATHS, skip=st.booleans())
-    def rmdir(self, path: str, skip: bool) -> None:
-        self.both(lambda: self.model.rmdir(path, skip), lambda: self.fs.rmdir(path, skip_trash=skip))
+    @rule(path=OLD, skip=st.booleans())
+    def rmdir(self, path: Old, skip: bool) -> None:
+        name = self.old(path, dirs=True)
+        self.both(lambda: self.model.rmdir(name, skip), lambda: self.fs.rmdir(name, skip_trash=skip))
 
-    @rule(old=PATHS, new=PATHS)
-    def link(self, old: str, new: str) -> None:
-        self.both(lambda: self.model.link(old, new), lambda: self.fs.link(old, new))
+    @rule(old=OLD, new=NEW)
+    def link(self, old: Old, new: New) -> None:
+        src, dst = self.old(old), self.new(new)
+        self.both(lambda: self.model.link(src, dst), lambda: self.fs.link(src, dst))
 
-    @rule(old=PATHS, new=PATHS, flags=st.sampled_from([0, 0, NOREPLACE, EXCHANGE]))
-    def rename(self, old: str, new: str, flags: int) -> None:
-        self.both(lambda: self.model.rename(old, new, flags), lambda: self.fs.rename(old, new, flags))
+    @rule(old=OLD, new=NEW, flags=st.sampled_from([0, 0, NOREPLACE, EXCHANGE]))
+    def rename(self, old: Old, new: New, flags: int) -> None:
+        src, dst = self.old(old), self.new(new)
+        self.both(lambda: self.model.rename(src, dst, flags), lambda: self.fs.rename(src, dst, flags))
 
-    @rule(old=PATHS, new=PATHS)
-    def clone(self, old: str, new: str) -> None:
-        self.both(lambda: self.model.clone(old, new), lambda: self.fs.clone(old, new))
+    @rule(old=OLD, new=NEW)
+    def clone(self, old: Old, new: New) -> None:
+        src, dst = self.old(old), self.new(new)
+        self.both(lambda: self.model.clone(src, dst), lambda: self.fs.clone(src, dst))
 
     @rule(path=PATHS, skip=st.booleans(), threads=st.sampled_from([1, 1, 3]))
     def remove_tree(self, path: str, skip: bool, threads: int) -> None:
@@ -247,11 +283,12 @@ class Names(RuleBasedStateMachine):
             lambda: self.fs.remove_tree(path, skip_trash=skip, threads=threads),
         )
 
-    @rule(path=PATHS)
-    def hold(self, path: str) -> None:
+    @rule(path=OLD)
+    def hold(self, path: Old) -> None:
+        name = self.old(path)
         try:
-            if self.model.find(path).type == FILE:
-                self.fs.hold(path)
+            if self.model.find(name).type == FILE:
+                self.fs.hold(name)
         except Fails:
             pass
 
@@ -260,11 +297,12 @@ class Names(RuleBasedStateMachine):
         for ino in list(self.fs.held):
             self.fs.let_go(ino)
 
-    @rule(path=PATHS)
-    def set_quota(self, path: str) -> None:
+    @rule(path=OLD)
+    def set_quota(self, path: Old) -> None:
+        name = self.old(path, dirs=True)
         try:
-            if self.model.find(path).is_dir:
-                self.fs.set_quota(path)
+            if self.model.find(name).is_dir:
+                self.fs.set_quota(name)
         except Fails:
             pass
 
@@ -302,7 +340,7 @@ def test_names_behave_like_a_dumb_tree(kind: str, trash_days: int, long_run: boo
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=400 if long_run else 40, stateful_step_count=60 if long_run else 30, deadline=None,
+            max_examples=400 if long_run else 30, stateful_step_count=60 if long_run else 30, deadline=None,
             suppress_health_check=list(HealthCheck), print_blob=True,
         ),
     )  # fmt: skip
