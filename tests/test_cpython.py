@@ -19,9 +19,9 @@ pytestmark = pytest.mark.battery
 
 MODULES = (
     "test_bufio", "test_dbm_dumb", "test_fcntl", "test_file", "test_fileinput", "test_fileio", "test_filecmp",
-    "test_glob", "test_io", "test_largefile", "test_lzma", "test_mailbox", "test_mmap", "test_os", "test_pathlib", "test_posix",
-    "test_posixpath", "test_shelve", "test_shutil", "test_stat", "test_tarfile", "test_tempfile", "test_univnewlines",
-    "test_zipfile", "test_zipimport", "test_sqlite3",
+    "test_glob", "test_io", "test_largefile", "test_lzma", "test_mailbox", "test_mmap", "test_os", "test_pathlib",
+    "test_posix", "test_posixpath", "test_shelve", "test_shutil", "test_stat", "test_tarfile", "test_tempfile",
+    "test_univnewlines", "test_zipfile", "test_zipimport", "test_sqlite3",
 )  # fmt: skip
 CASE = re.compile(
     r"^(\w+) \(([\w.]+)(?: .*)?\)(?:\n.*)? \.\.\. (ok|FAIL|ERROR|skipped .*|expected failure)$", re.MULTILINE
