@@ -1,6 +1,6 @@
 """How much time the FUSE session itself takes: `python -m bench.fuse`, on a file system in memory.
 
-Not JuiceFS: no metadata engine, no objects. Each figure is the median of several rounds, with the lowest and the highest;
+Not JuiceFS: no metadata engine, no objects. Each figure is the median of several rounds, with the lowest and highest;
 "server" is the CPU time of the serving process per operation, which says more than the wall clock on a shared machine.
 Callers are processes of their own. `--pin` keeps callers and server on one CPU, where waking each other is cheapest.
 """
@@ -55,10 +55,12 @@ def sequential_read(root: str, count: int) -> None:
 
 
 def sequential_write(root: str, count: int) -> None:
-    data = bytes(MIB)
-    with open(f"{root}/written.{os.getpid()}", "wb", buffering=0) as file:
-        for _ in range(count):
-            file.write(data)
+    """Over the first megabytes again and again: the file's growth is not the session's time."""
+    data, path = bytes(MIB), f"{root}/written.{os.getpid()}"
+    with open(path, "wb", buffering=0) as file:
+        for number in range(count):
+            os.pwrite(file.fileno(), data, number % 4 * MIB)
+    os.unlink(path)
 
 
 class Case(NamedTuple):
@@ -66,7 +68,7 @@ class Case(NamedTuple):
 
     name: str
     work: Callable[[str, int], None]
-    count: int
+    operations: int  # of one caller in one round
     unit: str = "µs"
 
 
@@ -83,7 +85,7 @@ def caller(case: Case, root: str) -> None:
     """The life of a calling process: wait for the start, work, tell the seconds that it took."""
     sys.stdin.readline()
     began = time.perf_counter()
-    case.work(root, case.count)
+    case.work(root, case.operations)
     print(time.perf_counter() - began, flush=True)
 
 
@@ -100,7 +102,7 @@ def measure(case: Case, root: str, callers: int) -> tuple[float, float]:
         process.stdin.write("go\n")
         process.stdin.flush()
     wall = max(float(process.communicate()[0]) for process in processes)
-    operations = callers * case.count
+    operations = callers * case.operations
     return wall / operations, (time.process_time() - before) / operations
 
 

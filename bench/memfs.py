@@ -14,64 +14,15 @@ import stat
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from bench.memnode import BLOCK, Node, now
 from fuse import abi
-from fuse.operations import (
-    Caller,
-    DirSink,
-    Entry,
-    FileLock,
-    Opened,
-    Operations,
-    SetAttr,
-    Stat,
-    StatFs,
-)
+from fuse.operations import Caller, DirSink, Entry, FileLock, Opened, Operations, SetAttr, Stat, StatFs
 
-BLOCK = 4096
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 SEEK_DATA = 3
-
-
-def now() -> tuple[int, int]:
-    """Seconds and nanoseconds."""
-    return divmod(time.time_ns(), 1_000_000_000)
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """An inode. `nlookup` is what the kernel remembers of it: an unlinked node goes when that reaches 0."""
-
-    ino: int
-    mode: int
-    uid: int
-    gid: int
-    rdev: int = 0
-    nlink: int = 1
-    nlookup: int = 0
-    parent: int = 0  # of a directory
-    data: bytearray = field(default_factory=bytearray)
-    entries: dict[bytes, Node] = field(default_factory=dict)
-    target: bytes = b""
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
-    locks: list[tuple[int, FileLock]] = field(default_factory=list)  # POSIX: owner and range
-    flocks: dict[int, int] = field(default_factory=dict)  # BSD: owner and F_RDLCK or F_WRLCK
-    atime: tuple[int, int] = field(default_factory=now)
-    mtime: tuple[int, int] = field(default_factory=now)
-    ctime: tuple[int, int] = field(default_factory=now)
-
-    def stat(self) -> Stat:
-        size = len(self.target) if stat.S_ISLNK(self.mode) else len(self.data)
-        return Stat(
-            self.ino, size, -(-size // 512), self.atime[0], self.mtime[0], self.ctime[0],
-            self.atime[1], self.mtime[1], self.ctime[1], self.mode, self.nlink, self.uid, self.gid, self.rdev, BLOCK,
-        )  # fmt: skip
-
-    def touch(self) -> None:
-        self.mtime = self.ctime = now()
 
 
 class MemFS(Operations):
@@ -80,10 +31,8 @@ class MemFS(Operations):
     def __init__(self, valid_s: float = 1.0) -> None:
         self.valid_s = valid_s
         self.delays: dict[str, float] = {}
-        self.released = 0
         self.destroyed = threading.Event()
         self._lock = threading.RLock()
-        self._freed = threading.Condition(self._lock)  # a lock was released
         self._last_ino = 1
         self._nodes: dict[int, Node] = {1: Node(1, stat.S_IFDIR | 0o755, os.getuid(), os.getgid(), nlink=2, parent=1)}
         self._listings: dict[int, list[tuple[bytes, Node]]] = {}
@@ -258,7 +207,7 @@ class MemFS(Operations):
             if valid & abi.FATTR_GID:
                 node.gid = changes.gid
             if valid & abi.FATTR_SIZE:
-                self._resize(node, changes.size)
+                node.resize(changes.size)
                 node.touch()
             if valid & abi.FATTR_ATIME:
                 node.atime = now() if valid & abi.FATTR_ATIME_NOW else (changes.atime, changes.atimensec)
@@ -266,13 +215,6 @@ class MemFS(Operations):
                 node.mtime = now() if valid & abi.FATTR_MTIME_NOW else (changes.mtime, changes.mtimensec)
             node.ctime = now()
             return node.stat(), self.valid_s
-
-    @staticmethod
-    def _resize(node: Node, size: int) -> None:
-        if size <= len(node.data):
-            del node.data[size:]
-        else:
-            node.data.extend(bytes(size - len(node.data)))
 
     def access(self, caller: Caller, ino: int, mask: int) -> None:
         self._node(ino)
@@ -356,35 +298,28 @@ class MemFS(Operations):
             node.nlink = 0
             return self._entry(node), Opened(self._new_fh())
 
-    def read(self, caller: Caller, ino: int, fh: int, offset: int, size: int) -> memoryview | bytes:
+    def read(self, caller: Caller, ino: int, fh: int, offset: int, size: int) -> memoryview:
         self._slow("read")
-        with self._lock:  # a copy: a view would forbid resizing while the reply is on its way
-            return bytes(memoryview(self._node(ino).data)[offset : offset + size])
+        return memoryview(self._node(ino).data)[offset : offset + size]
 
     def write(self, caller: Caller, ino: int, fh: int, offset: int, data: memoryview, flags: int) -> int:
         self._slow("write")
         with self._lock:
             node = self._node(ino)
-            if offset > len(node.data):
-                self._resize(node, offset)
-            node.data[offset : offset + len(data)] = data
+            end = offset + len(data)
+            if end > len(node.data):
+                node.resize(end)
+            memoryview(node.data)[offset:end] = data
             node.touch()
             return len(data)
 
     def flush(self, caller: Caller, ino: int, fh: int, lock_owner: int) -> None:
-        with self._freed:
-            node = self._node(ino)
-            if node.locks:
-                node.locks = [held for held in node.locks if held[0] != lock_owner]
-                self._freed.notify_all()
+        self._node(ino).locks.closed(lock_owner)
 
     def release(self, caller: Caller, ino: int, fh: int, lock_owner: int, flock_release: bool) -> None:
-        with self._freed:
-            self.released += 1
-            node = self._nodes.get(ino)
-            if node is not None and flock_release:
-                node.flocks.pop(lock_owner, None)
-                self._freed.notify_all()
+        node = self._nodes.get(ino)
+        if node is not None and flock_release:
+            node.locks.flock(caller, lock_owner, fcntl.F_UNLCK, False)
 
     def fsync(self, caller: Caller, ino: int, fh: int, datasync: bool) -> None:
         self._slow("fsync")
@@ -399,7 +334,7 @@ class MemFS(Operations):
                 if end > offset:
                     node.data[offset:end] = bytes(end - offset)
             if not mode & KEEP_SIZE and offset + length > len(node.data):
-                self._resize(node, offset + length)
+                node.resize(offset + length)
             node.touch()
 
     def lseek(self, caller: Caller, ino: int, fh: int, offset: int, whence: int) -> int:
@@ -437,49 +372,11 @@ class MemFS(Operations):
 
     # -- locks
 
-    @staticmethod
-    def _obstacle(node: Node, owner: int, lock: FileLock) -> FileLock | None:
-        for holder, held in node.locks:
-            overlaps = held.start <= lock.end and lock.start <= held.end
-            if holder != owner and overlaps and fcntl.F_WRLCK in (held.type, lock.type):
-                return held
-        return None
-
     def getlk(self, caller: Caller, ino: int, fh: int, owner: int, lock: FileLock) -> FileLock:
-        with self._lock:
-            return self._obstacle(self._node(ino), owner, lock) or lock._replace(type=fcntl.F_UNLCK)
+        return self._node(ino).locks.get(owner, lock)
 
     def setlk(self, caller: Caller, ino: int, fh: int, owner: int, lock: FileLock, wait: bool) -> None:
-        with self._freed:
-            node = self._node(ino)
-            while lock.type != fcntl.F_UNLCK and self._obstacle(node, owner, lock):
-                self._wait(caller, wait)
-            kept = [held for held in node.locks if held[0] != owner]
-            for _, held in (pair for pair in node.locks if pair[0] == owner):
-                if held.start < lock.start:
-                    kept.append((owner, held._replace(end=min(held.end, lock.start - 1))))
-                if held.end > lock.end:
-                    kept.append((owner, held._replace(start=max(held.start, lock.end + 1))))
-            if lock.type != fcntl.F_UNLCK:
-                kept.append((owner, lock))
-            node.locks = kept
-            self._freed.notify_all()
+        self._node(ino).locks.set(caller, owner, lock, wait)
 
     def flock(self, caller: Caller, ino: int, fh: int, owner: int, kind: int, wait: bool) -> None:
-        with self._freed:
-            node = self._node(ino)
-            node.flocks.pop(owner, None)
-            while kind != fcntl.F_UNLCK and any(
-                fcntl.F_WRLCK in (kind, held) for holder, held in node.flocks.items() if holder != owner
-            ):
-                self._wait(caller, wait)
-            if kind != fcntl.F_UNLCK:
-                node.flocks[owner] = kind
-            self._freed.notify_all()
-
-    def _wait(self, caller: Caller, wait: bool) -> None:
-        if not wait:
-            raise BlockingIOError(errno.EAGAIN, "locked")
-        if caller.interrupted:
-            raise InterruptedError(errno.EINTR, "interrupted")
-        self._freed.wait(0.02)  # an interrupt is noticed within this time
+        self._node(ino).locks.flock(caller, owner, kind, wait)

@@ -1,8 +1,8 @@
 """What a file system implements to be served: one method per kernel request, plain values in and out.
 
 Not here: bytes (abi, request, reply), the device, threads. A method fails by raising; the session turns the exception
-into an errno (`OSError.errno`, or whatever the `errno_of` given to it says; anything unknown is EIO and logged).
-A method that is not overridden answers ENOSYS, which the kernel remembers for most operations.
+into an errno (`OSError.errno`, or whatever the `errno_of` given to it says; anything unknown is EIO and logged). A
+method that is not overridden answers ENOSYS, which the kernel remembers for most operations.
 """
 
 from __future__ import annotations
@@ -200,9 +200,7 @@ class Operations:
     def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
         raise unsupported()
 
-    def rename(
-        self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
-    ) -> None:
+    def rename(self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """RENAME (flags 0) and RENAME2 (RENAME_NOREPLACE 1, RENAME_EXCHANGE 2)."""
         raise unsupported()
 

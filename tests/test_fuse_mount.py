@@ -59,11 +59,15 @@ class Mounted:
         assert self.session.ready.wait(10)
 
     def end(self) -> None:
+        """Unmount and wait for the session; once is enough."""
+        if self.fd < 0:
+            return
         if is_mounted(str(self.path)):
             unmount(str(self.path), lazy=True)
         self.thread.join(10)
         assert not self.thread.is_alive()
         os.close(self.fd)
+        self.fd = -1
 
 
 Factory = Callable[[MemFS, SessionConfig], Mounted]
