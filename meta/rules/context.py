@@ -43,6 +43,7 @@ class IdPool:
         self._batch = batch
         self._lowest = lowest
         self._lock = threading.Lock()
+        self._filling = threading.Lock()  # comes before the engine's writer and `_lock`; never held in a transaction
         self._ids: Iterator[int] = iter(())
 
     def next(self) -> int:
@@ -61,12 +62,15 @@ class IdPool:
                 self._refill()
 
     def _refill(self) -> None:
-        with self._lock:
-            for number in self._ids:  # another thread was first
-                self._ids = itertools.chain((number,), self._ids)
-                return
+        """Reserve a batch, without `_lock`: a transaction that asks for a number holds the writer we wait for here."""
+        with self._filling:
+            with self._lock:
+                for number in self._ids:  # another thread was first
+                    self._ids = itertools.chain((number,), self._ids)
+                    return
             fresh = self._engine.allocate(self._counter, self._batch)
-            self._ids = iter(range(max(fresh.start, self._lowest), fresh.stop))
+            with self._lock:
+                self._ids = iter(range(max(fresh.start, self._lowest), fresh.stop))
 
 
 class Volume:
