@@ -26,6 +26,8 @@ from juicefs_py.data.writers import Writers
 from juicefs_py.errors import refuse
 from meta.attr import Attr
 
+NEVER = -1e9
+
 
 class Gate:
     """Many may be inside, or one may hold it shut; who wants it shut goes before newcomers."""
@@ -67,36 +69,51 @@ class Gate:
 
 
 class OpenInode:
-    """What the handles of one file share. `length` is the last length that this client learned, `fresh_at` when."""
+    """What the handles of one file share: the gate, locks taken, and the length as far as this client knows it.
 
-    __slots__ = ("fresh_at", "gate", "ino", "length", "lock_owners", "mtime", "refs", "tier")
+    `epoch` counts changes made here. Attributes are believed only if none came between their reading and `learn`:
+    take the epoch first, then read.
+    """
 
-    def __init__(self, ino: int, attr: Attr) -> None:
+    __slots__ = ("_lock", "_mtime", "epoch", "fresh_at", "gate", "ino", "length", "lock_owners", "refs")
+
+    def __init__(self, ino: int) -> None:
         self.ino = ino
         self.refs = 0
         self.gate = Gate()
         self.lock_owners: set[int] = set()  # owners of record locks taken through this mount
-        self.tier = attr.tier
-        self.length = attr.length
-        self.mtime = (attr.mtime, attr.mtimensec)
-        self.fresh_at = time.monotonic()
+        self.length = 0
+        self.epoch = 0
+        self.fresh_at = NEVER  # time.monotonic() of the last `learn` that counted
+        self._mtime: tuple[int, int] | None = None
+        self._lock = threading.Lock()
 
-    def learn(self, attr: Attr) -> bool:
-        """Take in fresh attributes; True if the content may have changed since the last ones."""
-        mtime = (attr.mtime, attr.mtimensec)
-        changed = mtime != self.mtime
-        self.length = attr.length
-        self.mtime = mtime
+    def learn(self, attr: Attr, length: int, epoch: int) -> bool:
+        """Take in attributes read since `epoch`; True if somebody else may have changed the content before."""
+        with self._lock:
+            return epoch == self.epoch and self._take(attr, length)
+
+    def _take(self, attr: Attr, length: int) -> bool:
+        known, self._mtime = self._mtime, (attr.mtime, attr.mtimensec)
+        self.length = length
         self.fresh_at = time.monotonic()
-        return changed
+        return known is not None and known != self._mtime
+
+    def changed(self, attr: Attr) -> None:
+        """The content was changed here, and these are the attributes now."""
+        with self._lock:
+            self.epoch += 1
+            self._take(attr, attr.length)
 
     def grow(self, end: int) -> None:
         """A write through this mount reached `end`."""
-        if end > self.length:
-            self.length = end
+        with self._lock:
+            self.epoch += 1
+            if end > self.length:
+                self.length = end
 
     def is_stale(self, age_s: float) -> bool:
-        """Whether the attributes were learned longer ago than this."""
+        """Whether the attributes were learned longer ago than this, or never."""
         return time.monotonic() - self.fresh_at > age_s
 
 
@@ -143,15 +160,27 @@ class HandleTable:
         self._next = number + 1
         return number
 
-    def open(self, attr: Attr, ino: int, flags: int, writable: bool, fh: int = 0) -> FileHandle:
-        """A new handle of a file; `fh` re-creates a known one."""
-        reader = self._readers.open(ino)
+    def hold(self, ino: int) -> OpenInode:
+        """What the handles of an inode share, kept until `drop`. To be held before the inode's attributes are read."""
         with self._lock:
             inode = self._inodes.get(ino)
             if inode is None:
-                inode = self._inodes[ino] = OpenInode(ino, attr)
+                inode = self._inodes[ino] = OpenInode(ino)
             inode.refs += 1
-            writer = self._writers.acquire(ino, attr.tier) if writable else None
+            return inode
+
+    def drop(self, inode: OpenInode) -> None:
+        """The end of a `hold`."""
+        with self._lock:
+            inode.refs -= 1
+            if inode.refs == 0:
+                self._inodes.pop(inode.ino, None)
+
+    def open(self, inode: OpenInode, tier: int, flags: int, writable: bool, fh: int = 0) -> FileHandle:
+        """A new handle of a held inode, which takes over the hold; `fh` re-creates a known one."""
+        reader = self._readers.open(inode.ino)
+        writer = self._writers.acquire(inode.ino, tier) if writable else None
+        with self._lock:
             if fh:
                 self._next = max(self._next, fh + 1)
             handle = FileHandle(fh or self._number(writable), inode, flags, reader, writer)
@@ -171,11 +200,9 @@ class HandleTable:
         """Forget a file handle; the caller does what closing means."""
         with self._lock:
             handle = self._files.pop(fh, None)
-            if handle is None:
-                return None
-            handle.inode.refs -= 1
-            if handle.inode.refs == 0:
-                self._inodes.pop(handle.ino, None)
+        if handle is None:
+            return None
+        self.drop(handle.inode)
         self._readers.close(handle.reader)
         if handle.writer is not None:
             self._writers.release(handle.writer)

@@ -103,15 +103,15 @@ class AttrOperations(VFSBase):
             handle = self.handles.file(changes.fh, ino)
             if handle is None or handle.writer is None:
                 raise refuse(errno.EACCES)
-        inode = self.handles.inode(ino)
-        if inode is None:
-            self.meta.truncate(self.who(caller), ino, size)
-            return
-        with inode.gate.shut():
-            self.settle(ino)
-            attr = self.meta.truncate(self.who(caller), ino, size, handle=through_handle)
-            self.readers.invalidate(ino)
-            inode.learn(attr)
+        inode = self.handles.hold(ino)
+        try:
+            with inode.gate.shut():
+                self.settle(ino)
+                attr = self.meta.truncate(self.who(caller), ino, size, handle=through_handle)
+                self.readers.invalidate(ino)
+                inode.changed(attr)
+        finally:
+            self.handles.drop(inode)
 
     def settle(self, ino: int) -> None:
         """Commit what is pending of an inode before its records are changed; raises what went wrong."""

@@ -17,7 +17,7 @@ from juicefs_py.data.housekeeper import Housekeeper
 from juicefs_py.data.readers import Readers
 from juicefs_py.data.writers import Writers
 from juicefs_py.errors import refuse
-from juicefs_py.handles import HandleTable
+from juicefs_py.handles import HandleTable, OpenInode
 from juicefs_py.vfs_config import VFSConfig
 from meta.attr import Attr
 from meta.errors import Refused
@@ -99,15 +99,24 @@ class VFSBase(Operations):
 
     def attr(self, ino: int) -> tuple[Attr, int, int]:
         """Attributes of an inode, with the length and modification time (ns) that include uncommitted writes."""
-        file = self.writers.get(ino)
-        if file is None:
+        inode = self.handles.inode(ino)
+        if inode is None:
             attr = self.trash() if ino == TRASH else self.meta.getattr(ino)
-            return attr, attr.length, attr.mtime * 1_000_000_000 + attr.mtimensec
+            return self._with(attr, None)
+        epoch, file = inode.epoch, self.writers.get(ino)
         while True:
-            version, ahead = file.version, file.uncommitted()
+            version, ahead = (file.version, file.uncommitted()) if file is not None else (0, None)
             attr = self.meta.getattr(ino)
-            if version == file.version:  # else a commit came in between, and the two do not belong together
-                return self._with(attr, ahead)
+            if file is None or version == file.version:
+                break  # else a commit came in between, and the two do not belong together
+        seen = self._with(attr, ahead)
+        self.learn(inode, attr, seen[1], epoch)
+        return seen
+
+    def learn(self, inode: OpenInode, attr: Attr, length: int, epoch: int) -> None:
+        """The handles of an open file take in what was read since `epoch`."""
+        if inode.learn(attr, length, epoch):
+            self.readers.invalidate(inode.ino)
 
     def trash(self) -> Attr:
         """The trash is there for everybody, also while the volume keeps none."""
@@ -130,26 +139,15 @@ class VFSBase(Operations):
         if attr is None:
             attr, length, mtime = self.attr(ino)
         else:
-            file = self.writers.get(ino) if attr.type == FILE else None
-            if file is not None and file.dirty:
+            if attr.type == FILE and self.handles.inode(ino) is not None:
                 attr, length, mtime = self.attr(ino)
             else:
-                length, mtime = attr.length, attr.mtime * 1_000_000_000 + attr.mtimensec
-        if attr.type == FILE:
-            self._learn(ino, attr, length)
+                attr, length, mtime = self._with(attr, None)
         seconds, nanos = divmod(mtime, 1_000_000_000)
         return Stat(
             ino, length, (length + 511) >> 9, attr.atime, seconds, attr.ctime, attr.atimensec, nanos, attr.ctimensec,
             TYPE_TO_MODE[attr.type] | attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, BLKSIZE,
         )  # fmt: skip
-
-    def _learn(self, ino: int, attr: Attr, length: int) -> None:
-        """Open handles of the file take in what was just read about it."""
-        inode = self.handles.inode(ino)
-        if inode is not None:
-            if inode.learn(attr):
-                self.readers.invalidate(ino)
-            inode.length = max(inode.length, length)
 
     def entry(self, ino: int, attr: Attr | None) -> Entry:
         """What a lookup answers."""

@@ -32,10 +32,18 @@ class FileOperations(VFSBase):
         if is_internal(ino):
             handle = self.internal.open(ino, flags, caller)
             return Opened(self.handles.add(handle), FOPEN_DIRECT_IO)
-        opened = self.meta.open(self.who(caller), ino, flags)
-        file = self.handles.open(opened.attr, ino, flags, writable=flags & O_ACCMODE != 0)
-        if file.inode.learn(opened.attr):
-            self.readers.invalidate(ino)
+        inode = self.handles.hold(ino)
+        try:
+            epoch, writing = inode.epoch, self.writers.get(ino) is not None
+            opened = self.meta.open(self.who(caller), ino, flags)
+            if writing:
+                self.stat(ino)  # what is not committed yet counts
+            else:
+                self.learn(inode, opened.attr, opened.attr.length, epoch)
+            file = self.handles.open(inode, opened.attr.tier, flags, writable=flags & O_ACCMODE != 0)
+        except BaseException:
+            self.handles.drop(inode)
+            raise
         if opened.keep_cache:
             return Opened(file.fh, FOPEN_KEEP_CACHE)
         if self.notifier is not None:
@@ -53,7 +61,8 @@ class FileOperations(VFSBase):
         if opened.attr.type != FILE:
             self.meta.close(ino)
             raise refuse(errno.EBADF)
-        return self.handles.open(opened.attr, ino, os.O_RDONLY, writable=False, fh=fh)
+        inode = self.handles.hold(ino)
+        return self.handles.open(inode, opened.attr.tier, os.O_RDONLY, writable=False, fh=fh)
 
     def internal_handle(self, fh: int, ino: int, caller: Caller) -> InternalHandle:
         """The same for internal files; a command channel that is not known is gone for good."""

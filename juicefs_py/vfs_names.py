@@ -125,7 +125,7 @@ class NameOperations(VFSBase):
         who = self.who(caller)
         ino, attr = self.meta.create(who, parent, name, mode & 0o7777, self.umask(umask), flags)
         self.dir_changed(parent, name, there=True)
-        handle = self.handles.open(attr, ino, flags, writable=flags & O_ACCMODE != 0)
+        handle = self.handles.open(self.handles.hold(ino), attr.tier, flags, writable=flags & O_ACCMODE != 0)
         return self.entry(ino, attr), Opened(handle.fh)
 
     @traced(lambda result, parent, name, mode, umask, flags: (
@@ -140,7 +140,7 @@ class NameOperations(VFSBase):
         who = self.who(caller)
         ino, attr = self.meta.create(who, parent, name, mode & 0o7777, self.umask(umask), flags)
         self.meta.unlink(who, parent, name, skip_trash=True)
-        handle = self.handles.open(attr, ino, flags, writable=flags & O_ACCMODE != 0)
+        handle = self.handles.open(self.handles.hold(ino), attr.tier, flags, writable=flags & O_ACCMODE != 0)
         return self.entry(ino, None), Opened(handle.fh)
 
     def _check_new(self, parent: int, name: bytes) -> None:

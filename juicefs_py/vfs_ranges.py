@@ -42,7 +42,7 @@ class RangeOperations(AttrOperations, FileOperations):
         self.readers.invalidate(ino)
         inode = self.handles.inode(ino)
         if inode is not None:
-            inode.learn(attr)
+            inode.changed(attr)
         self.touch(ino)
 
     @traced(lambda result, ino, fh, offset, out_ino, out_fh, out_offset, length, flags: (

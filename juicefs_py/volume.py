@@ -104,7 +104,7 @@ def open_volume(
         raise
     try:
         settings = vfs_config(setting)
-        slices = StoredSlices(store, meta.engine.sync)
+        slices = StoredSlices(store)
         meta.set_slice_store(slices)
         mount_point = settings.mount_point or meta.config.mount_point
         meta.new_session(SessionInfo(mount_point, settings.version or COMPATIBLE_VERSION))

@@ -69,7 +69,7 @@ class World:
         }  # fmt: skip
         config = StoreConfig(**(options | store))  # type: ignore[arg-type]
         opened = ChunkStore(bucket, config)
-        client.set_slice_store(StoredSlices(opened, client.engine.sync))
+        client.set_slice_store(StoredSlices(opened))
         client.new_session(SessionInfo(mount_point="/test"))
         made = Client(VFS(client, opened, vfs or VFSConfig(enable_xattr=True, enable_ioctl=True, attr_timeout_s=0)))
         self.clients.append(made)
