@@ -64,7 +64,12 @@ class Compactor:
         if self.store is None or attr is None or plan is None:
             return False
         slice_id = self._vol.slices.take()
-        self.store.compact_slice(plan.pieces, slice_id, plan.size, attr.tier)
+        try:
+            self.store.compact_slice(plan.pieces, slice_id, plan.size, attr.tier)
+        except Exception:
+            if not reader.chunk(ino, indx).startswith(seen):
+                return False  # deleted or compacted by another meanwhile, and its objects with it
+            raise
         try:
             done = self._vol.transact(lambda tx: commit_compaction(tx, self._vol, ino, indx, plan, seen, slice_id))
         except OutcomeUnknown:
