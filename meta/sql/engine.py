@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal, TypeVar
 
-from meta.acl import UNSET, Rule, encode_pairs
+from meta.acl import Rule, encode_pairs
 from meta.attr import Attr
 from meta.errors import Refused, SettingError, Unavailable
 from meta.slices import decode_delayed
@@ -126,8 +126,7 @@ class SqlEngine:
             for row in tx.all(self._sql.acls):
                 if read_rule(row[1:]) == rule:
                     return int(row[0])
-            perms = [None if perm == UNSET else perm for perm in rule[:4]]
-            return tx.insert(self._sql.new_acl, (*perms, encode_pairs(rule.users), encode_pairs(rule.groups)))
+            return tx.insert(self._sql.new_acl, (*rule[:4], encode_pairs(rule.users), encode_pairs(rule.groups)))
 
         return self._write(body)
 
