@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from vfs_harness import BLOCK, CALLER, ROOT, Client, errno_from, joined, world
 
+from fuse.operations import Caller
 from juicefs_py.metrics import Histogram, Registry, exponential
+from meta.client import Changes
 from meta.config import MetaConfig
+from meta.types import SET_MODE, SUPERUSER
 
 
 @pytest.fixture
@@ -185,3 +188,26 @@ def test_control_reads_nothing_before_the_answer(client: Client) -> None:
     file = client.open(client.ino(b".control"))
     assert joined(client.vfs.read(CALLER, file.ino, file.fh, 0, 100)) == b""
     file.close()
+
+
+def test_the_control_file_gives_nobody_more_rights(client: Client) -> None:
+    """Everybody may open it, and the kernel checks nothing of what is asked through it."""
+    folder = client.mkdir(b"d")
+    make_file(client, b"f", 10, folder)
+    client.vfs.meta.setattr(SUPERUSER, folder, Changes(valid=SET_MODE, mode=0o700))
+    anybody, ino = Caller(1000, 1000, 0), client.ino(b".control")
+    for command, payload in (
+        (1002, struct.pack(">QB", ROOT, 1) + b"d" + bytes((1, 4))),
+        (1006, struct.pack(">QQQB", folder, ROOT, ROOT, 1) + b"e" + struct.pack(">HBB", 0o22, 0, 4)),
+    ):
+        fh = client.vfs.open(anybody, ino, os.O_RDWR).fh
+        request = struct.pack(">II", command, len(payload)) + payload
+        client.vfs.write(anybody, ino, fh, 0, memoryview(request), 0)
+        deadline, end = time.monotonic() + 10, b""
+        while not end:
+            assert time.monotonic() < deadline
+            end = joined(client.vfs.read(anybody, ino, fh, len(request), 100))
+        assert end[-1:] == bytes((errno.EACCES,)), command
+        client.vfs.release(anybody, ino, fh, 0, False)
+    assert client.ino(b"d", b"f")
+    assert errno_from(lambda: client.ino(b"e")) == errno.ENOENT
