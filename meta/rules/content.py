@@ -104,12 +104,16 @@ def fallocate(tx: Transaction, vol: Volume, caller: Caller, ino: int, mode: int,
 
 
 def stamp_content(attr: Attr, now: tuple[int, int], mtime: tuple[int, int] | None = None) -> None:
-    """Content has changed: a new mtime (the writer's, or now), different from the one before in any case; ctime now."""
+    """Content has changed: a new mtime (the writer's, or now), different from the one before in any case, and ctime.
+
+    Both are the time of the change, as POSIX has it: a commit may come seconds after the write, and programs rely on
+    ctime <= mtime after it. ctime never goes back.
+    """
     sec, nsec = mtime or now
     if (sec, nsec) == (attr.mtime, attr.mtimensec):
         sec, nsec = (sec, nsec + 1) if nsec < 999_999_999 else (sec + 1, 0)
     attr.mtime, attr.mtimensec = sec, nsec
-    attr.ctime, attr.ctimensec = now
+    attr.ctime, attr.ctimensec = max((attr.ctime, attr.ctimensec), (sec, nsec))
 
 
 def writable_file(tx: Transaction, caller: Caller, ino: int, *, handle: bool = False) -> Attr:

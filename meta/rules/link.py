@@ -1,6 +1,6 @@
 """link: one more name for an inode.
 
-From the first hard link on, `Attr.parent` is 0 for ever and a map of parents takes its place.
+From the first hard link on, `Attr.parent` is 0 and a map of parents takes its place.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from meta.types import FLAG_IMMUTABLE, TRASH, Caller, Dirent
 
 
 def link(tx: Transaction, vol: Volume, caller: Caller, ino: int, parent: int, name: bytes) -> Attr:
-    """Give an inode another name. EPERM for directories, for what must not change, and for the trash."""
+    """Give an inode another name. EPERM for directories, for what must not change, and for the trash.
+
+    A file without a name can have one only while this session holds it open: how O_TMPFILE files are named (that other
+    unlinked files are not is the kernel's care).
+    """
     if parent >= TRASH:
         raise Refused(errno.EPERM)
     check_name(parent, name, errno.EEXIST)
@@ -27,7 +31,7 @@ def link(tx: Transaction, vol: Volume, caller: Caller, ino: int, parent: int, na
     directory = searchable(tx, caller, parent)
     refuse_trashed(directory)
     attr = tx.attr(ino)
-    if attr is None or not attr.nlink:
+    if attr is None or (not attr.nlink and not vol.is_open(ino)):
         raise Refused(errno.ENOENT)
     found = tx.target(parent, name)
     if found is not None:
@@ -39,10 +43,14 @@ def link(tx: Transaction, vol: Volume, caller: Caller, ino: int, parent: int, na
     refuse_flags(attr)
     check_directories(tx, vol, (parent,), attr.space, 1)
     now = vol.now()
-    if attr.parent:
-        tx.add_parent(ino, attr.parent, 1)
-        attr.parent = 0
-    tx.add_parent(ino, parent, 1)
+    if not attr.nlink:
+        tx.delete_sustained(vol.sid, ino)
+        attr.parent = parent
+    else:
+        if attr.parent:
+            tx.add_parent(ino, attr.parent, 1)
+            attr.parent = 0
+        tx.add_parent(ino, parent, 1)
     attr.nlink += 1
     stamp(attr, now)
     tx.put_attr(ino, attr)
