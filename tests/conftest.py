@@ -58,6 +58,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         watchdog.cancel()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the batteries printed: counts, seeds, speeds."""
+    lines = [
+        f"{report.nodeid.removeprefix('tests/')}: {line}"
+        for report in terminalreporter.stats.get("passed", [])
+        if report.when == "call" and "battery" in report.keywords
+        for line in report.capstdout.splitlines()
+    ]
+    if lines:
+        terminalreporter.section("what the batteries measured")
+        for line in lines:
+            terminalreporter.line(line)
+
+
 @pytest.fixture(scope="session")
 def long_run(pytestconfig: pytest.Config) -> bool:
     """Whether --long was given."""
