@@ -51,13 +51,17 @@ class Deleter:
             self._pending += 1
             self._walker.submit(self._run, lambda: self.delete_file_now(file), f"removed file {file.ino}")
 
-    def delete_file_now(self, file: DeletedFile) -> None:
-        """Release every chunk of a removed file, then forget the file. Its slices follow in the background."""
+    def delete_file_now(self, file: DeletedFile) -> bool:
+        """Release every chunk of a removed file, then forget the file; False if this was closed meanwhile.
+
+        Its slices follow in the background.
+        """
         for indx in sorted(self._vol.engine.reader.chunks(file.ino)):
             if self._closed:
-                return
+                return False
             self.delete_slices(self._vol.transact(lambda tx, indx=indx: delete_chunk(tx, file.ino, indx)))  # type: ignore[misc]
         self._vol.transact(lambda tx: tx.delete_deleted_file(file.ino, file.length))
+        return True
 
     def delete_slices(self, dead: Iterable[SliceKey]) -> None:
         """Have the objects of dead slices deleted. Waits while too many are waiting already."""
@@ -107,7 +111,7 @@ class Deleter:
                 self._vol.engine.sync()
                 self._synced = started
 
-    def _run(self, work: Callable[[], None], what: str) -> None:
+    def _run(self, work: Callable[[], object], what: str) -> None:
         try:
             work()
         except MetaError as e:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from meta.deleter import Deleter
-from meta.errors import MetaError
+from meta.errors import MetaError, Refused
 from meta.rules.compact import release_delayed
 from meta.rules.context import Volume
 from meta.rules.lookup import entries
@@ -29,9 +29,14 @@ _HOUR_S = 3600
 _DAY_S = 86400
 _LONGEST_S = 3000  # a run ends after 50 minutes
 _SESSIONS, _FILES = 1000, 600_000  # at most per run
+_FILES_PAGE, _DELAYED_PAGE = 10_000, 100  # records held at once; a delayed one names up to 1000 slices
 _FILE_AGE_S = 3600  # younger removed files are in the hands of the client that removed them
 
 Stop = Callable[[], bool]
+
+
+class _Stopped(Exception):
+    """Raised from within a removal of a tree to end it."""
 
 
 class Job(NamedTuple):
@@ -47,8 +52,9 @@ def clean_sessions(vol: Volume, deleter: Deleter, stop: Stop) -> None:
     for sid in vol.engine.stale_sessions(vol.now()[0], _SESSIONS):
         if stop():
             return
-        if sid == vol.sid:
-            continue  # late, but alive: the heartbeat puts it right
+        record = vol.engine.reader.session(sid)
+        if sid == vol.sid or (record is not None and record.expire >= vol.now()[0]):
+            continue  # late, but alive: its heartbeat puts it right, or has done so while we were at others
         log.info("cleaning up stale session %d", sid)
         for file in end_session(vol, sid):
             deleter.delete_file(file)
@@ -56,10 +62,12 @@ def clean_sessions(vol: Volume, deleter: Deleter, stop: Stop) -> None:
 
 def clean_files(vol: Volume, deleter: Deleter, stop: Stop) -> None:
     """Delete what is left of files that lost their last link an hour ago or earlier."""
-    for file in vol.engine.deleted_files(vol.now()[0] - _FILE_AGE_S, _FILES):
-        if stop():
-            return
-        deleter.delete_file_now(file)
+    before, done = vol.now()[0] - _FILE_AGE_S, 0
+    while done < _FILES and (files := vol.engine.deleted_files(before, _FILES_PAGE)):
+        for file in files:
+            if stop() or not deleter.delete_file_now(file):
+                return
+        done += len(files)
 
 
 def clean_slices(vol: Volume, deleter: Deleter, stop: Stop) -> None:
@@ -78,21 +86,27 @@ def clean_trash(vol: Volume, deleter: Deleter, stop: Stop) -> None:
     def follow(removed: Removed) -> None:
         if removed.deleted is not None:
             deleter.delete_file(removed.deleted)
+        if stop():
+            raise _Stopped
 
     for hour in sorted(hours, key=lambda item: item.ino):
-        if stop():
+        try:
+            remove_tree(vol, SUPERUSER, TRASH, hour.name, skip_trash=True, force=True, removed=follow)
+        except _Stopped:
             return
-        remove_tree(vol, SUPERUSER, TRASH, hour.name, skip_trash=True, removed=follow)
+        except Refused as e:  # must not keep the others
+            log.warning("the trash of hour %s cannot be removed: %s", hour.name.decode(), e)
     clean_delayed(vol, deleter, stop)
 
 
 def clean_delayed(vol: Volume, deleter: Deleter, stop: Stop) -> None:
     """Release slices that compactions replaced, once they are older than the days of the trash."""
     before = vol.now()[0] - vol.setting.trash_days * _DAY_S
-    for entry in vol.engine.delayed_slices(before):
-        if stop():
-            return
-        deleter.delete_slices(vol.transact(lambda tx, e=entry: release_delayed(tx, e.id, e.created)))  # type: ignore[misc]
+    while entries_due := vol.engine.delayed_slices(before, _DELAYED_PAGE):
+        for entry in entries_due:
+            if stop():
+                return
+            deleter.delete_slices(vol.transact(lambda tx, e=entry: release_delayed(tx, e.id, e.created)))  # type: ignore[misc]
 
 
 JOBS = (

@@ -45,10 +45,13 @@ class _Directory:
 
 
 def remove_tree(
-    vol: Volume, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False, threads: int = 1,
-    removed: Report | None = None,
+    vol: Volume, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False, force: bool = False,
+    threads: int = 1, removed: Report | None = None,
 ) -> None:  # fmt: skip
-    """Remove a name and everything below it. The first refusal ends it, and is raised; what is gone stays gone."""
+    """Remove a name and everything below it; what is in a directory even if it is immutable, with `force`.
+
+    The first refusal ends it, and is raised; what is gone stays gone.
+    """
     skip = skip_trash or parent >= TRASH
     report = removed or _silent
     reader = vol.engine.reader
@@ -58,7 +61,7 @@ def remove_tree(
         raise Refused(errno.ENOENT)
     if entry.type == DIRECTORY:
         for _ in range(_ATTEMPTS):
-            empty_tree(vol, caller, entry.ino, skip_trash=skip, threads=threads, removed=report)
+            empty_tree(vol, caller, entry.ino, skip_trash=skip, force=force, threads=threads, removed=report)
             try:
                 report(vol.transact(lambda tx: rmdir(tx, vol, caller, parent, name, skip_trash=skip)))
                 return
@@ -156,7 +159,13 @@ class _Removal:
 
     def _unlink(self, parent: int, names: list[bytes]) -> None:
         vol, caller = self._vol, self._caller
-        for removed in vol.transact(lambda tx: unlink_many(tx, vol, caller, parent, names, **self._options)):
+        try:
+            gone = vol.transact(lambda tx: unlink_many(tx, vol, caller, parent, names, **self._options))
+        except Refused as e:
+            if e.errno == errno.ENOENT:  # others have removed the directory
+                return
+            raise
+        for removed in gone:
             self._report(removed)
 
     def _finish(self, directory: _Directory) -> None:
