@@ -80,7 +80,7 @@ def _remove_top(tx: Transaction, vol: Volume, ino: int) -> None:
     attr = tx.attr(ino)
     tx.delete_detached(ino)
     if attr is not None:
-        forget_dir(tx, vol, ino)
+        forget_dir(tx, ino)
         tx.delete_attr(ino)
         tx.delete_xattrs(ino)
         charge(tx, vol, attr.uid, attr.gid, -attr.space, -1)

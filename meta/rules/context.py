@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 INODE_BATCH = 1024
 SLICE_BATCH = 4096
+_ACL_IDS = 10_000  # access control lists whose ids are remembered
 
 
 class Unprepared(Exception):
@@ -108,8 +109,13 @@ class Volume:
         """The id of a stored rule equal to this one. Raises `Unprepared` if this client does not know it yet."""
         number = self._acl_ids.get(rule)
         if number is None:
-            raise Unprepared(lambda: self._acl_ids.__setitem__(rule, self.engine.intern_acl(rule)))
+            raise Unprepared(lambda: self._learn_acl(rule))
         return number
+
+    def _learn_acl(self, rule: Rule) -> None:
+        if len(self._acl_ids) >= _ACL_IDS:
+            self._acl_ids = {}
+        self._acl_ids[rule] = self.engine.intern_acl(rule)
 
     @staticmethod
     def now() -> tuple[int, int]:

@@ -91,22 +91,39 @@ def entries(reader: Reader, ino: int, *, plus: bool = False) -> Iterator[list[Di
 
 def paths(reader: Reader, vol: Volume, ino: int) -> list[bytes]:
     """Every path from the client's root to an inode: one for each link; none if it lies outside."""
-    return _paths(reader, vol, ino, {vol.root: [b"/"]})
+    if ino == vol.root:
+        return [b"/"]
+    if ino == TRASH:
+        return [b"/" + TRASH_NAME] if vol.root == ROOT else []
+    attr = reader.attr(ino)
+    if attr is None:
+        return []
+    found = []
+    known: dict[int, bytes | None] = {}
+    for parent in [attr.parent] if attr.parent else reader.parents(ino):
+        above = _path(reader, vol, parent, known)
+        if above is not None:
+            found += [above + b"/" + name for name in _names(reader, parent, ino)]
+    return found
 
 
-def _paths(reader: Reader, vol: Volume, ino: int, known: dict[int, list[bytes]]) -> list[bytes]:
-    if ino not in known:
-        known[ino] = []  # what a circle in a damaged volume finds
+def _path(reader: Reader, vol: Volume, ino: int, known: dict[int, bytes | None]) -> bytes | None:
+    """The path of a directory ("" is the client's root), None if it lies outside. `known` keeps what was found."""
+    known[vol.root] = b""
+    known[TRASH] = b"/" + TRASH_NAME if vol.root == ROOT else None
+    climbed: list[tuple[int, bytes]] = []
+    while ino not in known:
+        known[ino] = None  # what a circle in a damaged volume finds
         attr = reader.attr(ino)
-        found: list[bytes] = []
-        if ino == TRASH:
-            found = [b"/" + TRASH_NAME] if vol.root == ROOT else []
-        elif attr is not None and ino != ROOT:
-            for parent in [attr.parent] if attr.parent else reader.parents(ino):
-                for above in _paths(reader, vol, parent, known):
-                    found += [above.rstrip(b"/") + b"/" + name for name in _names(reader, parent, ino)]
-        known[ino] = found
-    return known[ino]
+        name = next(iter(_names(reader, attr.parent, ino)), None) if attr is not None and ino != ROOT else None
+        if attr is None or name is None:
+            break
+        climbed.append((ino, name))
+        ino = attr.parent
+    path = known[ino]
+    for below, name in reversed(climbed):
+        path = known[below] = None if path is None else path + b"/" + name
+    return path
 
 
 def _names(reader: Reader, parent: int, ino: int) -> list[bytes]:

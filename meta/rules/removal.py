@@ -40,7 +40,7 @@ def release(
     if hour and not attr.is_dir and attr.nlink > 1 and tx.entry(hour, trash_name) is not None:
         hour = 0  # the same name of the same file went there before: one is enough to bring it back
     if attr.is_dir:
-        forget_dir(tx, vol, ino)
+        forget_dir(tx, ino)
     length = attr.length if attr.is_file else 0
     charge_dir(tx, vol, parent, -length, -attr.space, -1)
     stamp(attr, now)

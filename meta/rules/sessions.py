@@ -62,6 +62,7 @@ def release_sustained(tx: Transaction, vol: Volume, sid: int, ino: int) -> Delet
     deleted = DeletedFile(ino, attr.length, vol.now()[0])
     tx.put_deleted_file(deleted)
     tx.delete_attr(ino)
+    tx.delete_xattrs(ino)  # those that were set when it had no link any more
     charge(tx, vol, attr.uid, attr.gid, -attr.space, -1)
     return deleted
 

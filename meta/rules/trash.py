@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from meta.attr import Attr
 from meta.errors import Refused
 from meta.rules.context import Unprepared, Volume
-from meta.rules.create import add_entry, new_attr
+from meta.rules.create import add_entry, add_inode, new_attr
 from meta.rules.directory import Time
 from meta.rules.format import ensure_trash
 from meta.transaction import Read, Transaction
@@ -86,20 +86,26 @@ def bin_for(tx: Transaction, vol: Volume, parent: int, victim: Attr, now: Time, 
 
 def _open_hour(vol: Volume, name: bytes) -> None:
     """Find or create the hourly directory, and remember it. Of two clients that create it, one uses the other's."""
-    entry = vol.engine.reader.entry(TRASH, name)
-    ino = entry.ino if entry is not None else TRASH + vol.engine.increment("nextTrash")
-    if entry is None:
+    found = vol.engine.reader.target(TRASH, name)
+    ino = found[0].ino if found is not None else TRASH + vol.engine.increment("nextTrash")
+    if found is None or found[1] is None:
         ino = vol.engine.transact(lambda tx: _create_hour(tx, vol, name, ino))
     vol.trash_hour = (name, ino)
 
 
 def _create_hour(tx: Transaction, vol: Volume, name: bytes, ino: int) -> int:
-    tx.prefetch(("attr", TRASH), ("entry", TRASH, name))
+    tx.prefetch(("attr", TRASH), ("target", TRASH, name))
     ensure_trash(tx)
-    entry = tx.entry(TRASH, name)
-    if entry is not None:
-        return entry.ino
-    if tx.attr(ino) is not None:
-        raise Refused(errno.EIO, f"trash directory {ino} exists already, but not as {name!r}")
-    add_entry(tx, vol, TRASH, name, ino, new_attr(SUPERUSER, DIRECTORY, 0o555, vol.now()))
-    return ino
+    attr = new_attr(SUPERUSER, DIRECTORY, 0o555, vol.now())
+    found = tx.target(TRASH, name)
+    if found is None:
+        if tx.attr(ino) is not None:
+            raise Refused(errno.EIO, f"trash directory {ino} exists already, but not as {name!r}")
+        add_entry(tx, vol, TRASH, name, ino, attr)
+        return ino
+    entry, stored = found
+    if stored is None:  # a damaged volume: nobody could remove anything this hour
+        attr.parent = TRASH
+        add_inode(tx, vol, entry.ino, attr)
+        tx.delete_dir_stat(entry.ino)  # it is not empty; counted when needed
+    return entry.ino

@@ -102,11 +102,10 @@ def resize(tx: Transaction, vol: Volume, ino: int, attr: Attr, length: int) -> N
     attr.length = length
 
 
-def forget_dir(tx: Transaction, vol: Volume, ino: int) -> None:
+def forget_dir(tx: Transaction, ino: int) -> None:
     """A directory was removed (or trashed): its statistics and its quota go with it."""
     tx.delete_dir_stat(ino)
-    if ino in vol.quotas.dirs:
-        tx.delete_quota("dir", ino)
+    tx.delete_quota("dir", ino)  # even if it is not known here: it may have been set since the last heartbeat
 
 
 def move_quota(
