@@ -213,7 +213,7 @@ class Transaction(Reader, Protocol):
     def delete_chunk(self, ino: int, indx: int) -> None: ...
 
     def new_slice(self, slice_id: int, size: int) -> None:
-        """A slice gets its first reference (a store that keeps true counts inserts 1, others nothing)."""
+        """A slice gets its first reference (a store that keeps true counts adds 1, others nothing)."""
         ...
 
     def add_slice_refs(self, slice_id: int, size: int, delta: int) -> None:
@@ -357,7 +357,7 @@ class Engine(Protocol):
     def clear_quotas(self, kinds: Iterable[QuotaKind]) -> None: ...
 
     def init_counters(self, values: Mapping[str, int]) -> None:
-        """First-time counters of a volume that `format` creates, in this page's convention."""
+        """First-time counters of a volume that `format` creates, in this page's convention; existing ones stay."""
         ...
 
     def prepare(self) -> None:

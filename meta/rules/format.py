@@ -25,7 +25,9 @@ def init_volume(engine: Engine, setting: Setting, *, force: bool = False) -> Set
     engine.prepare()
     stored = engine.reader.setting()
     if stored is None:
-        return _create(engine, setting)
+        stored = _create(engine, setting)
+    if stored is None:
+        return setting
     old = Setting.parse(stored)
     new = old.updated(setting, force)
     if new.dir_stats and not old.dir_stats:
@@ -42,20 +44,26 @@ def init_volume(engine: Engine, setting: Setting, *, force: bool = False) -> Set
     return new
 
 
-def _create(engine: Engine, setting: Setting) -> Setting:
-    """First records: the root, the trash and the setting together, so that there is a whole volume or none."""
+def _create(engine: Engine, setting: Setting) -> bytes | None:
+    """First records: the root, the trash and the setting together, so that there is a whole volume or none.
+
+    Returns None, or the stored setting if somebody else has created the volume meanwhile.
+    """
     engine.init_counters(_COUNTERS)
 
-    def body(tx: Transaction) -> None:
+    def body(tx: Transaction) -> bytes | None:
+        stored = tx.setting()
+        if stored is not None:
+            return stored
         if tx.attr(ROOT) is None:
             tx.put_attr(ROOT, _directory(0o777))
             tx.put_dir_stat(ROOT, DirStat(0, 0, 0))  # later changes only add to a record that exists
         if setting.trash_days > 0:
             ensure_trash(tx)
         tx.put_setting(setting.to_json().encode())
+        return None
 
-    engine.transact(body)
-    return setting
+    return engine.transact(body)
 
 
 def ensure_trash(tx: Transaction) -> None:

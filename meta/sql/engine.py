@@ -133,7 +133,7 @@ class SqlEngine:
     def init_counters(self, values: Mapping[str, int]) -> None:
         def body(tx: SqlTransaction) -> None:
             for name, value in {**_COUNTERS, **values}.items():
-                tx.put_counter(name, value)
+                tx.all(self._sql.new_counter, (name, value))
 
         self._write(body)
 

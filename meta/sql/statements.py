@@ -90,7 +90,8 @@ class Statements:
         self.delete_chunk = f"DELETE FROM {p}chunk WHERE inode = ? AND indx = ?"
 
         self.slice_refs = f"SELECT refs FROM {p}chunk_ref WHERE chunkid = ?"
-        self.new_slice = self._upsert("chunk_ref", "chunkid, size, refs", "chunkid", "refs")
+        self.new_slice = self._upsert(  # one more, should a commit whose answer was lost be repeated
+            "chunk_ref", "chunkid, size, refs", "chunkid", f"refs = {p}chunk_ref.refs + excluded.refs")
         self.more_slice_refs = self._upsert(
             "chunk_ref", "chunkid, size, refs", "chunkid", f"refs = {p}chunk_ref.refs + excluded.refs - 1")
         self.fewer_slice_refs = f"UPDATE {p}chunk_ref SET refs = refs + ? WHERE chunkid = ?"

@@ -146,7 +146,7 @@ class TkvEngine:
     def init_counters(self, values: Mapping[str, int]) -> None:
         def body(tx: TkvTransaction) -> None:
             for name, value in {**_FIRST, **values}.items():
-                tx.put_counter(name, value)
+                tx.new_counter(name, value)
 
         self._write(body)
 

@@ -195,6 +195,11 @@ class TkvTransaction(TkvReader):
         self.put_counter(name, value)
         return value
 
+    def new_counter(self, name: str, value: int) -> None:
+        """Set a counter unless it is there."""
+        if self._tx.get(keys.counter_key(name)) is None:
+            self.put_counter(name, value)
+
     def put_counter(self, name: str, value: int) -> None:
         self._tx.set(keys.counter_key(name), values.encode_counter(name, value))
 
