@@ -62,7 +62,9 @@ class AttrCalls(ClientBase):
     def set_acl(self, caller: Caller, ino: int, kind: acls.Kind, rule: Rule) -> Attr:
         """Set an ACL, or remove it with the empty rule."""
         ino = self._real(ino)
-        return self._write(lambda tx: acls.set_acl(tx, self.vol, caller, ino, kind, rule))
+        attr = self._write(lambda tx: acls.set_acl(tx, self.vol, caller, ino, kind, rule))
+        self.files.forget_attr(ino)
+        return attr
 
     def statfs(self, caller: Caller, ino: int) -> StatTotals:
         """Space and inodes, as far as quotas from `ino` up to the client's root let them be used."""

@@ -111,6 +111,7 @@ class NameCalls(FileCalls):
         vol, src, dst = self.vol, self._real(parent), self._real(new_parent)
         sizes: Sizes = {}
         done = self._write(lambda tx: rename(tx, vol, caller, src, name, dst, new_name, flags, sizes))
+        self.files.forget_attr(done.ino)
         if done.replaced is not None:
             self._removed(done.replaced)
         return done.ino, done.attr
@@ -118,10 +119,13 @@ class NameCalls(FileCalls):
     def link(self, caller: Caller, ino: int, parent: int, name: bytes) -> Attr:
         """One more name for an inode."""
         vol, where = self.vol, self._real(parent)
-        return self._write(lambda tx: link(tx, vol, caller, ino, where, name))
+        attr = self._write(lambda tx: link(tx, vol, caller, ino, where, name))
+        self.files.forget_attr(ino)
+        return attr
 
     def _removed(self, removed: Removed) -> int:
         """A removal is committed: let the data follow."""
+        self.files.forget_attr(removed.ino)
         if removed.deleted is not None:
             self.deleter.delete_file(removed.deleted)
         return removed.ino

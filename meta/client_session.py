@@ -33,11 +33,12 @@ class SessionCalls(NameCalls):
             if self.vol.setting.change_log:
                 raise SettingError("the volume keeps a change log, which this client cannot write: mount it read-only")
             self.engine.prepare()
+        if self.config.subdir:
+            self.change_root(self.config.subdir.encode())
+        if not self.config.read_only:
             self._info = info.to_json()
             self.vol.sid = self.engine.increment("nextSession")
             self.vol.transact(lambda tx: put_session(tx, self.vol, self._info))
-        if self.config.subdir:
-            self.change_root(self.config.subdir.encode())
         return self.vol.sid
 
     def refresh_session(self) -> None:

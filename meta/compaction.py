@@ -60,12 +60,12 @@ class Compactor:
         """Compact a chunk now. True if it became shorter, False if there was nothing to gain or it has changed."""
         reader = self._vol.engine.reader
         attr, seen = reader.attr(ino), reader.chunk(ino, indx)
-        plan = plan_compaction(seen)
-        if self.store is None or attr is None or plan is None:
+        plan, store = plan_compaction(seen), self.store
+        if store is None or attr is None or plan is None:
             return False
         slice_id = self._vol.slices.take()
         try:
-            self.store.compact_slice(plan.pieces, slice_id, plan.size, attr.tier)
+            store.compact_slice(plan.pieces, slice_id, plan.size, attr.tier)
         except Exception:
             if not reader.chunk(ino, indx).startswith(seen):
                 return False  # deleted or compacted by another meanwhile, and its objects with it

@@ -23,6 +23,7 @@ from meta.slices import Piece
 
 _FAR_PAST = -1e9
 _KEPT_CHUNKS = 16  # lists that a closed file keeps; more are dropped
+_MOST_CHUNKS = 1024  # lists that an open file keeps, 64 GiB of it: the oldest goes first
 
 Stamp = tuple[int, int]
 """An mtime, seconds and nanoseconds: the version of a file's content."""
@@ -164,6 +165,8 @@ class OpenFiles:
         with self._changed:
             file = self._open.get(ino)
             if file is not None and file.version == version:
+                if len(file.chunks) >= _MOST_CHUNKS:
+                    del file.chunks[next(iter(file.chunks))]
                 file.chunks[indx] = pieces
 
     def drop(self, ino: int, indx: int | None = None) -> None:
@@ -172,6 +175,14 @@ class OpenFiles:
             file = self._open.get(ino) or self._closed.get(ino)
             if file is not None:
                 file.drop_chunks(indx)
+                file.attr = None
+
+    def forget_attr(self, ino: int) -> None:
+        """This client changed something of the inode, but not its content: its links or its ACL."""
+        file = self._open.get(ino) if self._ttl_s else None
+        if file is not None:
+            with self._changed:
+                file.version += 1  # a read under way is too old as well
                 file.attr = None
 
     def attr(self, ino: int) -> Attr | None:
