@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from meta import jobs
 from meta.acl import Rule
 from meta.client import Changes, MetaClient, SessionInfo
 from meta.config import MetaConfig
-from meta.errors import Refused, SettingError
+from meta.errors import OutcomeUnknown, Refused, SettingError
 from meta.jobs import clean_delayed, clean_files, clean_sessions, clean_trash
 from meta.open_files import OpenFiles
 from meta.rules import tree
@@ -254,3 +254,26 @@ def test_two_removals_of_one_tree(engine: Engine, client: Client, monkeypatch: p
     monkeypatch.setattr(tree, "entries", lambda reader, ino: iter([meanwhile(ino)]))
     client.remove_tree(SUPERUSER, ROOT, b"top")
     assert client.list_dir(SUPERUSER, ROOT, False) == [] and check(engine) == []
+
+
+def test_a_clone_whose_end_is_unknown_is_not_removed(
+    engine: Engine, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of the last commit is lost: the tree may have its name, and people may work in it."""
+    source, _ = client.mknod(SUPERUSER, ROOT, b"source", DIRECTORY, 0o755, 0)
+    client.write(client.file(b"f", source), 0, 100)
+    real = engine.transact
+
+    def lossy(body: Callable[[Transaction], Any]) -> Any:
+        done = real(body)
+        if engine.reader.entry(ROOT, b"copy") is not None:
+            raise OutcomeUnknown("the connection broke")
+        return done
+
+    monkeypatch.setattr(engine, "transact", lossy)
+    with pytest.raises(OutcomeUnknown):
+        client.clone(SUPERUSER, source, ROOT, b"copy", 0, 0o22)
+    monkeypatch.undo()
+    copy, _ = client.lookup(SUPERUSER, ROOT, b"copy")
+    assert [item.name for item in client.list_dir(SUPERUSER, copy, False)] == [b"f"]
+    assert check(engine) == []

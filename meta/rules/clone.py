@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from meta.attr import Attr
-from meta.errors import Refused
+from meta.errors import OutcomeUnknown, Refused
 from meta.rules.access import EXECUTE, READ, WRITE, refuse_flags, require
 from meta.rules.context import Volume
 from meta.rules.create import Created, Exists, add_entry, add_inode
@@ -64,6 +64,8 @@ def clone(
     try:
         _clone_below(vol, style, src, created.ino, advance)
         return vol.transact(lambda tx: _attach(tx, vol, caller, created.ino, dst_parent, name))
+    except OutcomeUnknown:
+        raise  # the tree may have its name by now, or get it yet: if not, gc will find it
     except BaseException:
         remove_detached(vol, created.ino, removed)
         raise
