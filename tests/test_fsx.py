@@ -20,7 +20,7 @@ pytestmark = pytest.mark.battery
 
 SEED = int(os.environ.get("FSX_SEED", "20251"))
 CHUNK = 64 << 20
-OPERATIONS = 50_000
+OPERATIONS = 90_000
 LONG_OPERATIONS = 200_000
 
 
