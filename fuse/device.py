@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import threading
 from collections.abc import Sequence
 
 from fuse.errors import SessionEnded
@@ -25,11 +26,13 @@ class Device:
     The descriptor itself remains its owner's, who closes it after `close`.
     """
 
-    __slots__ = ("_epoll", "_wake", "_woken", "fd")
+    __slots__ = ("_closed", "_closing", "_epoll", "_wake", "_woken", "fd")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._woken = False
+        self._closed = False
+        self._closing = threading.Lock()  # so that no wake goes to a descriptor that was closed and used again
         os.set_blocking(fd, False)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
@@ -52,9 +55,11 @@ class Device:
                     raise
 
     def wake(self) -> None:
-        """Every `read`, now and later, returns 0."""
+        """Every `read`, now and later, returns 0. Does no harm after `close`."""
         self._woken = True
-        os.eventfd_write(self._wake, 1)
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
 
     def write(self, parts: Sequence[Buffer]) -> None:
         """Send one message, gathered from `parts`, whole or not at all."""
@@ -62,8 +67,10 @@ class Device:
 
     def close(self) -> None:
         """Leave the descriptor as a successor expects it: open and blocking. Nobody may be in `read` any more."""
-        self._epoll.close()
-        os.close(self._wake)
+        with self._closing:
+            self._closed = True
+            self._epoll.close()
+            os.close(self._wake)
         try:
             os.set_blocking(self.fd, True)
         except OSError:

@@ -411,6 +411,7 @@ def test_unmount_while_busy(uncached: Mounted) -> None:
     file.close()
     assert uncached.fs.destroyed.wait(5)
     assert uncached.session.unmounted
+    uncached.session.stop()  # too late, and harmless
 
 
 def test_abort_frees_waiters(uncached: Mounted) -> None:

@@ -237,6 +237,22 @@ def test_two_mounts_on_one_mount_point_are_stacked(background: Background) -> No
     background.wait_until_gone()
 
 
+def test_a_mount_that_stops_leaves_another_one_at_its_mount_point_alone(background: Background) -> None:
+    background.start()
+    with open(background.path / "busy", "wb") as file:  # so that the first mount goes on after the unmount
+        juicefs("umount", "--force", str(background.path))
+        old = background.pids
+        background.start()
+        supervisor = next(pid for pid in old if parent(pid) not in old)
+        os.kill(supervisor, signal.SIGTERM)
+        wait_for(lambda: "Received signal" in background.read_log(), "the first mount stops")
+        time.sleep(0.5)
+        assert serves(background.path)
+        file.write(b"written until the end")
+    wait_for(lambda: not any(alive(pid) for pid in old), "the first mount ends")
+    assert (background.path / "busy").read_bytes() == b"written until the end"
+
+
 def test_a_mount_point_that_is_missing_is_made_and_one_that_is_not_empty_is_covered(background: Background) -> None:
     background.path = background.path / "deep" / "er"
     background.start()

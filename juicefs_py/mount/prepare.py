@@ -38,11 +38,19 @@ def prepare(path: str) -> str:
     return path
 
 
-def lazy_umount(path: str) -> None:
-    """Take the mount out of the tree now; it goes away when nobody uses it any more. Failures are only logged."""
+def lazy_umount(path: str, device: int | None = None) -> None:
+    """Take the mount out of the tree now; it goes away when nobody uses it any more. Failures are only logged.
+
+    With `device` (`Mount.minor`) only if that is what is mounted there: by now it may be a mount of somebody else.
+    """
     from fuse.errors import MountError
     from fuse.mount import unmount
+    from fuse.mountinfo import find_mount
 
+    if device is not None:
+        found = find_mount(path)
+        if found is None or found.minor != device:
+            return
     try:
         unmount(path, lazy=True)
     except MountError as error:

@@ -11,7 +11,6 @@ import faulthandler
 import os
 import signal
 import stat
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ import trio
 
 from fuse.errors import MountError
 from fuse.mount import mount
+from fuse.mountinfo import find_mount
 from fuse.session import Session
 from juicefs_py import VERSION
 from juicefs_py.cli import log
@@ -26,7 +26,7 @@ from juicefs_py.cli.errors import Fatal
 from juicefs_py.errors import errno_of
 from juicefs_py.mount import metrics, process, settings
 from juicefs_py.mount.prepare import lazy_umount
-from juicefs_py.mount.supervisor import UNMOUNT_AND_STOP
+from juicefs_py.mount.supervisor import UNMOUNT_AND_STOP, Told
 from juicefs_py.vfs_config import VFSConfig
 from juicefs_py.volume import OpenVolume, open_volume
 from meta.errors import MetaError, SettingError
@@ -39,22 +39,22 @@ _STOP_WITHIN_S = 30
 _LOOK_EVERY_S = 0.01
 
 
-def serve(job: Job, mark_served: Callable[[], None]) -> int:
+def serve(job: Job, told: Told) -> int:
     """Serve the mount until it ends; the exit code of the process."""
     faulthandler.enable()
     faulthandler.register(signal.SIGQUIT, chain=True)
     process.tune_memory()
     process.prefer()
-    return trio.run(Server(job, mark_served).run)
+    return trio.run(Server(job, told).run)
 
 
 class Server:
     """One mount from its opening to its end."""
 
-    def __init__(self, job: Job, mark_served: Callable[[], None]) -> None:
+    def __init__(self, job: Job, told: Told) -> None:
         self.job = job
         self.code = 0
-        self._mark_served = mark_served
+        self._told = told
 
     async def run(self) -> int:
         address = settings.metrics_address(self.job.values)
@@ -85,7 +85,7 @@ class Server:
             finally:
                 if not session.unmounted:
                     session.stop()
-                    lazy_umount(self.job.mountpoint)
+                    self._umount()
             nursery.cancel_scope.cancel()
 
     def _open(self, metrics_address: str) -> OpenVolume:
@@ -127,15 +127,22 @@ class Server:
             fd = mount(self.job.mountpoint, plan.mount)
         except MountError as error:
             raise Fatal(f"fuse: {error.strerror}") from None
+        found = find_mount(self.job.mountpoint)
+        if found is not None:
+            self._told.mounted(found.minor)
         session = Session(volume.vfs, fd, plan.session, errno_of)
         volume.vfs.notifier = session.notifier
         return session
+
+    def _umount(self) -> None:
+        """Take our mount away, unless it is gone already or covered by another one."""
+        lazy_umount(self.job.mountpoint, self._told.device)
 
     async def _announce(self, session: Session, volume: OpenVolume) -> None:
         """Tell whoever waits that the mount is served."""
         while not session.ready.is_set():
             await trio.sleep(_LOOK_EVERY_S)
-        self._mark_served()
+        self._told.serves()
         if self.job.background:
             self._tell_caller()
         else:
@@ -165,7 +172,7 @@ class Server:
 
     async def _stop(self, session: Session, volume: OpenVolume) -> None:
         """Unmount now, flush, and give those who still use the mount a while to let go."""
-        await trio.to_thread.run_sync(lazy_umount, self.job.mountpoint)
+        await trio.to_thread.run_sync(self._umount)
         with trio.move_on_after(_STOP_WITHIN_S):
             await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S, abandon_on_cancel=True)
             await trio.sleep_forever()  # the end of the session cancels this
@@ -183,7 +190,7 @@ class Server:
             except SettingError as error:
                 log.LOG.error("the volume is not the same any more: %s; unmounting", error)
                 self.code = UNMOUNT_AND_STOP
-                await trio.to_thread.run_sync(lazy_umount, self.job.mountpoint)
+                await trio.to_thread.run_sync(self._umount)
                 return
             except MetaError as error:
                 log.LOG.warning("heartbeat: %s; will be tried again", error)

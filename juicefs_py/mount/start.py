@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from juicefs_py import storage_check
@@ -21,7 +20,7 @@ from juicefs_py.mount.daemon import detach
 from juicefs_py.mount.prepare import prepare
 from juicefs_py.mount.readiness import timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
-from juicefs_py.mount.supervisor import Supervisor
+from juicefs_py.mount.supervisor import Supervisor, Told
 from meta.engines import mask_url
 from meta.setting import Setting
 
@@ -108,21 +107,21 @@ def _supervise(job: Job, words: list[str]) -> int:
     process.set_title(words)
     process.ignore_stray_signals()
     if os.environ.get("JFS_SUPERVISOR"):
-        return _serve(job, lambda: None)  # somebody else supervises
+        return _serve(job, Told())  # somebody else supervises
     process.raise_limits()
     process.protect_from_oom_killer()
     if not process.be_io_flusher():
         log.LOG.debug("no CAP_SYS_RESOURCE: this process cannot be made an I/O flusher")
     if job.values.flag("disable-transparent-hugepage"):
         process.disable_huge_pages()
-    return Supervisor(job.mountpoint, lambda mark_served: _serve(job, mark_served)).run()
+    return Supervisor(job.mountpoint, lambda told: _serve(job, told)).run()
 
 
-def _serve(job: Job, mark_served: Callable[[], None]) -> int:
+def _serve(job: Job, told: Told) -> int:
     """In the serving process: what only it needs is imported here, so that the supervisor stays small."""
     from juicefs_py.mount.serve import serve
 
-    return serve(job, mark_served)
+    return serve(job, told)
 
 
 def _title(values: Values, shown: tuple[str, str]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import struct
 import sys
 import time
 from collections import deque
@@ -26,15 +27,43 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _FAILURES, _WITHIN_S = 3, 10.0
 
 
-class Supervisor:
-    """Runs `serve(ready)` in a child until it ends for good. `ready` is for the child to call once it serves."""
+class Told:
+    """What the serving process tells its supervisor, in memory that both see."""
 
-    def __init__(self, mountpoint: str, serve: Callable[[Callable[[], None]], int]) -> None:
+    _FIELDS = struct.Struct("=?q")
+    _NO_DEVICE = -1
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, self._FIELDS.size)
+        self._FIELDS.pack_into(self._memory, 0, False, self._NO_DEVICE)
+
+    @property
+    def served(self) -> bool:
+        """Whether any generation has served."""
+        return bool(self._FIELDS.unpack_from(self._memory)[0])
+
+    @property
+    def device(self) -> int | None:
+        """The device number (`Mount.minor`) of what was mounted last; None before."""
+        device = int(self._FIELDS.unpack_from(self._memory)[1])
+        return None if device == self._NO_DEVICE else device
+
+    def mounted(self, device: int) -> None:
+        self._FIELDS.pack_into(self._memory, 0, self.served, device)
+
+    def serves(self) -> None:
+        self._FIELDS.pack_into(self._memory, 0, True, self._FIELDS.unpack_from(self._memory)[1])
+
+
+class Supervisor:
+    """Runs `serve(told)` in a child until it ends for good."""
+
+    def __init__(self, mountpoint: str, serve: Callable[[Told], int]) -> None:
         self.mountpoint = mountpoint
         self._serve = serve
         self._child = 0
         self._stopping = False
-        self._served = mmap.mmap(-1, 1)  # shared with the child: 1 once it has served
+        self._told = Told()
 
     def run(self) -> int:
         """Until the mount is gone; the exit code."""
@@ -46,13 +75,13 @@ class Supervisor:
             problem = self._wait()
             if problem is None:
                 return 0
-            if not self._served[0]:
+            if not self._told.served:
                 return 1  # it never served, and has said why
             if self._stopping:
-                lazy_umount(self.mountpoint)
+                lazy_umount(self.mountpoint, self._told.device)
                 return 0
             failures.append(time.monotonic())
-            lazy_umount(self.mountpoint)
+            lazy_umount(self.mountpoint, self._told.device)
             if len(failures) == _FAILURES and failures[-1] - failures[0] < _WITHIN_S:
                 log.LOG.error("fail %d times in %.0f s, give up", _FAILURES, failures[-1] - failures[0])
                 return 1
@@ -75,15 +104,12 @@ class Supervisor:
             for number in _FORWARDED:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-            code = self._serve(self._mark_served)
+            code = self._serve(self._told)
         except BaseException as error:  # the outermost frame of this process
             report(error)
         finally:
             flush_streams()
             os._exit(code)
-
-    def _mark_served(self) -> None:
-        self._served[0] = 1
 
     def _wait(self) -> str | None:
         """Wait for the child; None if it ended well, otherwise what happened."""
@@ -91,7 +117,7 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         if code == UNMOUNT_AND_STOP:
             log.LOG.error("received umount exit code")
-            lazy_umount(self.mountpoint)
+            lazy_umount(self.mountpoint, self._told.device)
             return None
         if code == 0:
             return None
