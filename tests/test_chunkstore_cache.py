@@ -120,7 +120,9 @@ def test_a_block_is_read_while_it_waits_for_the_disk(make: Make, monkeypatch: py
 
 @pytest.mark.parametrize("known", ["open", "closed", "after restart"])
 @pytest.mark.parametrize("fault", ["flip", "cut", "cut to nothing", "sums cut", "gone", "a directory"])
-def test_damaged_cache_files_are_fetched_again(fault: str, known: str, make: Make, tmp_path: Path) -> None:
+def test_damaged_cache_files_are_fetched_again(
+    fault: str, known: str, make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     inner = MemBucket()
     store, bucket = make(inner)
     put(store, 1)
@@ -152,6 +154,7 @@ def test_damaged_cache_files_are_fetched_again(fault: str, known: str, make: Mak
     check(store, 1)
     if fault in ("flip", "cut", "cut to nothing"):
         assert bucket.count("get") >= 1 and store.metrics.blockcache_damaged >= 1
+        assert f"cached block {path} is fetched again: " in caplog.text
         assert path.read_bytes() == DATA + blockfile.checksums(memoryview(DATA))  # healed
 
 
@@ -204,7 +207,9 @@ def test_without_a_scan_the_disk_is_asked(make: Make) -> None:
     assert again.check_cache(1, SIZE).missing_bytes == SIZE
 
 
-def test_full_cache_disk_hurts_nobody(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_cache_disk_hurts_nobody_and_is_told_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     store, bucket = make()
 
     def full(fd: int, parts: object) -> int:
@@ -214,7 +219,10 @@ def test_full_cache_disk_hurts_nobody(make: Make, monkeypatch: pytest.MonkeyPatc
         patch.setattr(os, "writev", full)
         put(store, 1)
         check(store, 1)
+        put(store, 2)
         assert store.flush()
+    (line,) = caplog.messages
+    assert line.startswith(f"cache directory {store.config.cache_dirs[0]} takes no block: No space left on device; ")
     assert store.cache.usage() == (0, 0) and bucket.count("get") >= 1
     assert store.metrics.blockcache_drops >= 1
     assert not [name for _, _, names in os.walk(store.config.cache_dirs[0]) for name in names if name.endswith(".tmp")]

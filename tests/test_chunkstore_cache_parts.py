@@ -16,7 +16,7 @@ from chunkstore.cache import blockfile
 from chunkstore.cache.blockfile import UNIT, BlockFile
 from chunkstore.cache.disks import expand
 from chunkstore.cache.eviction import Room
-from chunkstore.cache.health import Health, State
+from chunkstore.cache.health import Complaints, Health, State
 from chunkstore.cache.index import ENTRY_COST, Index, pack, unpack
 from chunkstore.cache.ring import Ring, fnv1, murmur3
 from chunkstore.cache.scan import walk
@@ -263,6 +263,21 @@ def test_health_goes_down_and_recovers() -> None:
         minutes += 1
     assert (health.state, minutes) == (State.DOWN, 30)
     assert not health.begin()
+
+
+def test_complaints_are_few(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    complaints = Complaints("/cache", clock)
+    for _ in range(3):
+        complaints.damaged("/cache/raw/1", ValueError("/cache/raw/1: cut off"))
+        complaints.refused(EIO)
+        for state in (State.NORMAL, State.UNSTABLE):
+            complaints.state(state)
+        clock.now += 25
+    damaged, refused, *states = caplog.messages
+    assert damaged == "cached block /cache/raw/1 is fetched again: cut off; check its disk if it happens often"
+    assert refused.startswith("cache directory /cache takes no block: ")
+    assert states == [f"cache directory /cache: its disk is {word} now" for word in ("unstable", "normal") * 3][:5]
 
 
 def test_full_disks_are_not_sick() -> None:

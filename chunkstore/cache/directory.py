@@ -21,7 +21,7 @@ from chunkstore.cache import blockfile
 from chunkstore.cache.blockfile import BlockFile
 from chunkstore.cache.eviction import Room
 from chunkstore.cache.folders import make_dirs, read_id, unlink_quietly
-from chunkstore.cache.health import Health, State
+from chunkstore.cache.health import Complaints, Health, State
 from chunkstore.cache.index import Index, pack, unpack
 from chunkstore.cache.pending import Pending
 from chunkstore.cache.scan import walk
@@ -46,6 +46,7 @@ class CacheDir:
     ) -> None:
         self.path = path
         self.health = Health()
+        self._complaints = Complaints(path)
         self.id = read_id(path, config.cache_mode)
         self._config = config
         self._counters = counters
@@ -96,8 +97,9 @@ class CacheDir:
             return True
         except FileNotFoundError:
             self._forget(key)
-        except Damaged:
+        except Damaged as problem:
             self._counters.add(blockcache_damaged=1)
+            self._complaints.damaged(self.file_of(block), problem)
             self.remove(block)
         except OSError as error:
             failure = error
@@ -190,6 +192,7 @@ class CacheDir:
         except OSError as error:
             failure = error
             self._room.note_full(error)
+            self._complaints.refused(error)
             self._counters.add(blockcache_drops=1)
             return False
         finally:
@@ -267,6 +270,7 @@ class CacheDir:
             if self._config.cache_expire_s and ticks % max(1, min(60, int(self._config.cache_expire_s))) == 0:
                 self.expire()
             self.health.tick()
+            self._complaints.state(self.health.state)
             if self.health.state is State.UNSTABLE:
                 self._probe()
             ticks += 1

@@ -1,4 +1,6 @@
-"""Whether a cache disk can be relied on: normal, unstable, or down for good. Not the disk's fullness.
+"""Whether a cache disk can be relied on: normal, unstable, or down for good; and what is said about it in the log.
+
+Not here: the disk's fullness (`eviction`).
 
 normal -> unstable after 3 errors within a minute (an error is EIO, ETIMEDOUT, or an operation that takes over 30 s).
 Unstable: few operations at a time, and a probe twice a second; after a minute with 60 operations or more and no more
@@ -8,13 +10,17 @@ errors than allowed it is normal again, after 30 minutes without that it is down
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from enum import Enum
 
+_log = logging.getLogger(__name__)
+
 _WINDOW_S = 60.0
+_SILENT_S = 60.0  # a sick disk fails thousands of times a minute
 _ERRORS_TO_UNSTABLE = 3
 _PROVING_OPERATIONS = 60
 
@@ -99,3 +105,39 @@ class Health:
             self.state = State.NORMAL
         elif now - self._since >= self._max_unstable_s:
             self.state = State.DOWN
+
+
+class Complaints:
+    """Warnings about one cache directory. Nobody's request fails there, so that the log is the only one to tell."""
+
+    def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._told: dict[str, float] = {}
+        self._state = State.NORMAL
+
+    def damaged(self, file: str, problem: Exception) -> None:
+        if self._due("damaged"):
+            reason = str(problem).removeprefix(f"{file}: ")
+            _log.warning("cached block %s is fetched again: %s; check its disk if it happens often", file, reason)
+
+    def refused(self, problem: OSError) -> None:
+        if self._due("refused"):
+            _log.warning(
+                "cache directory %s takes no block: %s; data comes from the storage instead, "
+                "until there is room or another --cache-dir",
+                self._path, problem.strerror or problem,
+            )  # fmt: skip
+
+    def state(self, state: State) -> None:
+        """Called often; tells of changes."""
+        if state is not self._state:
+            self._state = state
+            _log.warning("cache directory %s: its disk is %s now", self._path, state.value)
+
+    def _due(self, kind: str) -> bool:
+        now = self._clock()
+        if now - self._told.get(kind, -_SILENT_S) < _SILENT_S:
+            return False
+        self._told[kind] = now
+        return True
