@@ -8,7 +8,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -386,6 +388,24 @@ def test_a_database_locked_for_long_is_told(engine: SqlEngine, path: Path, monke
     blocker.close()
     hasty.transact(lambda tx: tx.put_attr(5, Attr()))
     assert hasty.reader.attr(5) is not None
+    hasty.close()
+
+
+def test_who_queues_for_a_locked_database_waits_no_longer(
+    engine: SqlEngine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_PATIENCE_S", 0.4)
+    hasty = open_url(f"sqlite3://{path}?_timeout=100", False)
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        calls = [pool.submit(hasty.transact, lambda tx: tx.put_attr(5, Attr())) for _ in range(16)]
+    assert all("locked by another process" in str(call.exception()) for call in calls)
+    assert time.monotonic() - started < 2
+    blocker.execute("COMMIT")
+    blocker.close()
+    hasty.transact(lambda tx: tx.put_attr(5, Attr()))
     hasty.close()
 
 

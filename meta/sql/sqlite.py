@@ -123,11 +123,12 @@ class Database:
         if self._owner == threading.get_ident():
             raise RuntimeError("a transaction inside a transaction")
         for attempt in range(_ATTEMPTS):
+            arrived = time.monotonic()
             try:
                 with self._lock:
                     self._owner = threading.get_ident()
                     try:
-                        return self._transact_once(body)
+                        return self._transact_once(body, arrived)
                     finally:
                         self._owner = 0
             except Conflict as e:
@@ -136,10 +137,10 @@ class Database:
             time.sleep(random.random() * (attempt + 1) ** 2 / 1000)
         raise AssertionError("unreachable")
 
-    def _transact_once(self, body: Callable[[sqlite3.Cursor], T]) -> T:
+    def _transact_once(self, body: Callable[[sqlite3.Cursor], T], arrived: float) -> T:
         cursor = self._writer or self._open_writer()
         try:
-            self._begin(cursor)
+            self._begin(cursor, arrived)
             try:
                 result = body(cursor)
                 cursor.execute("COMMIT")
@@ -151,15 +152,20 @@ class Database:
         except sqlite3.Error as e:
             raise self.translate(e) from e
 
-    def _begin(self, cursor: sqlite3.Cursor) -> None:
-        """Become the writer; SQLite waits `busy_timeout_ms` for another process, we ask again until patience ends."""
-        started = time.monotonic()
+    def _begin(self, cursor: sqlite3.Cursor, arrived: float) -> None:
+        """Become the writer; SQLite waits `busy_timeout_ms` for another process, we ask again until patience ends.
+
+        Patience counts from the arrival: those who queue behind one that waits in vain do not wait as long again each.
+        """
         while True:
             try:
-                cursor.execute("BEGIN IMMEDIATE")
+                if time.monotonic() - arrived < _PATIENCE_S:
+                    cursor.execute("BEGIN IMMEDIATE")
+                else:
+                    self._begin_at_once(cursor)
                 return
             except sqlite3.OperationalError as e:
-                waited = time.monotonic() - started
+                waited = time.monotonic() - arrived
                 if not _is_busy(e):
                     raise
                 if waited >= _PATIENCE_S:
@@ -168,6 +174,13 @@ class Database:
                         " wait for it to finish, or find it with `fuser` and stop it"
                     ) from e
             time.sleep(0.01)
+
+    def _begin_at_once(self, cursor: sqlite3.Cursor) -> None:
+        cursor.execute("PRAGMA busy_timeout=0")
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={self.options.busy_timeout_ms}")
 
     def create(self) -> None:
         """Make the file if there is none, and put it into the journal mode that the options ask for."""
