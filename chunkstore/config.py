@@ -60,6 +60,7 @@ class StoreConfig:
             object.__setattr__(self, "cache_eviction", "2-random")
         if not 0 < self.free_space_ratio < 1:
             object.__setattr__(self, "free_space_ratio", 0.1)
+        object.__setattr__(self, "max_retries", max(0, self.max_retries))
         object.__setattr__(self, "max_uploads", max(1, self.max_uploads))
         object.__setattr__(self, "max_downloads", self.max_downloads if self.max_downloads > 0 else 200)
         object.__setattr__(self, "buffer_size", max(self.buffer_size, MIN_BUFFER_SIZE))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import count
 
 from chunkstore.bucket import Bucket, Data
 from chunkstore.buffers import BufferPool, Page
@@ -55,10 +56,10 @@ class Transfer:
     # upload
 
     def upload(self, block: Block, data: memoryview, tier: int, given_up: threading.Event | None = None) -> None:
-        """Put a block, trying again after 1, 4, 9 ... seconds, as often as `max_retries` says."""
+        """Put a block, trying again after 1, 4, 9 ... seconds, as often as `max_retries` says; at least one attempt."""
         stored: Data = self.codec.compress(data) if self.codec is not None else data
         with self._uploads, self._counted_as_uploading():
-            for attempt in range(self.config.max_retries + 1):
+            for attempt in count():
                 if not self._pause(attempt * attempt, given_up):
                     raise Cancelled(f"upload of {self.key(block)} was given up")
                 self.upload_limit.wait(len(stored), given_up or self.closing)
@@ -67,7 +68,7 @@ class Transfer:
                     return
                 except StoreError as error:
                     self.counters.add(object_request_errors=1)
-                    if error.final or attempt == self.config.max_retries:
+                    if error.final or attempt >= self.config.max_retries:
                         raise
 
     def _pause(self, seconds: float, given_up: threading.Event | None) -> bool:

@@ -33,8 +33,8 @@ class Deleter:
     def __init__(self, vol: Volume, max_deletes: int) -> None:
         self.store: SliceStore | None = None
         self._vol = vol
-        self._max_deletes = max_deletes
-        self._slots = threading.Semaphore(max_deletes * _WAITING_PER_WORKER)
+        self._max_deletes = max(0, max_deletes)
+        self._slots = threading.Semaphore(self._max_deletes * _WAITING_PER_WORKER)
         self._idle = threading.Condition()
         self._pending = 0
         self._closed = False
@@ -56,7 +56,7 @@ class Deleter:
 
         Its slices follow in the background.
         """
-        for indx in sorted(self._vol.engine.reader.chunks(file.ino)):
+        for indx in sorted(self._vol.engine.reader.chunks(file.ino, file.length)):
             if self._closed:
                 return False
             self.delete_slices(self._vol.transact(lambda tx, indx=indx: delete_chunk(tx, file.ino, indx)))  # type: ignore[misc]

@@ -185,6 +185,15 @@ def test_an_upload_that_never_works_is_the_writers_error(make: Make) -> None:
     assert bucket.count("put") >= 2
 
 
+def test_no_upload_succeeds_without_an_attempt(make: Make) -> None:
+    store, bucket = make(max_retries=-1)
+    write(store, 1, b"data")
+    assert bucket.count("put") == 1 and store.read(1, 4, 0, 4) == b"data"
+    bucket.fail = failing_first(100)
+    with pytest.raises(Unavailable):
+        write(store, 2, b"data")
+
+
 def test_a_full_bucket_is_told_at_once(make: Make) -> None:
     store, bucket = make()
     bucket.fail = failing_first(100, error=NoSpace("bucket is full"))

@@ -214,8 +214,9 @@ def test_slices_whose_objects_could_not_be_deleted(engine: Engine) -> None:
     client.close_session()
 
 
-def test_a_client_with_max_deletes_0_deletes_no_objects(engine: Engine) -> None:
-    client = Client(engine, max_deletes=0)
+@pytest.mark.parametrize("max_deletes", [0, -1])
+def test_a_client_with_max_deletes_0_deletes_no_objects(engine: Engine, max_deletes: int) -> None:
+    client = Client(engine, max_deletes=max_deletes)
     ino = client.file(b"f")
     slice_id = client.write(ino, 0, 100)
     client.unlink(SUPERUSER, ROOT, b"f")
@@ -233,16 +234,16 @@ def test_the_trash_is_emptied_by_age(engine: Engine) -> None:
     assert client.compact_chunk(ino, 0)
     (merged,) = client.store.merged
     client.remove_tree(SUPERUSER, ROOT, b"d")
-    hour = client.list_dir(SUPERUSER, TRASH, False)
+    hour = client.list_dir(SUPERUSER, TRASH, False).items
     assert len(hour) == 1
     jobs.clean_trash(client.vol, client.deleter, never)
     later(client, DAY * 2 + 3600)
     jobs.clean_trash(client.vol, client.deleter, never)
-    assert client.deleter.drain(5) and client.list_dir(SUPERUSER, TRASH, False) == hour
+    assert client.deleter.drain(5) and client.list_dir(SUPERUSER, TRASH, False).items == hour
     assert set(client.store.deleted) == slices  # these two hours less than those
     later(client, 3600 * 3)
     jobs.clean_trash(client.vol, client.deleter, never)
-    assert client.deleter.drain(5) and client.list_dir(SUPERUSER, TRASH, False) == []
+    assert client.deleter.drain(5) and client.list_dir(SUPERUSER, TRASH, False).items == []
     assert set(client.store.deleted) == slices | {merged}
     check_sound(engine, client.store.deleted)
     client.close_session()

@@ -29,6 +29,7 @@ _NOT_YET = ("consul", "network-interfaces", "backup-skip-trash", "storage-class"
 _NEEDS_WRITEBACK = ("upload-delay", "upload-hours", "writeback-threshold-size", "max-stage-write")
 _CHECKSUMS = ("none", "full", "shrink", "extend")
 _EVICTIONS = ("none", "2-random", "lru")
+_NOT_NEGATIVE = ("io-retries", "max-deletes", "max-stage-write", "prefetch", "cache-items", "skip-dir-nlink")
 _ATIMES = ("noatime", "relatime", "strictatime")
 
 
@@ -65,6 +66,7 @@ def metrics_address(values: Values) -> tuple[str, int]:
 def check(values: Values) -> None:
     """Refuse what would be unsafe to ignore, and warn of what is ignored."""
     metrics_address(values)
+    _check_numbers(values)
     if values.flag("writeback"):
         raise Fatal("--writeback is not supported yet by juicefs_py; mount without it, data is then uploaded at once")
     for name in _NOT_YET:
@@ -78,6 +80,13 @@ def check(values: Values) -> None:
         raise Fatal(f"backup-meta should not be less than 5 minutes: {values.text('backup-meta')}")
     if values.is_set("backup-meta") and backup:
         log.LOG.warning("--backup-meta is not supported yet and ignored: back up the metadata database yourself")
+
+
+def _check_numbers(values: Values) -> None:
+    """Negative numbers mean nothing here, and must not turn off what nobody wants off."""
+    for name in _NOT_NEGATIVE:
+        if values.number(name) < 0:
+            raise Fatal(f'Invalid value "{values.number(name)}" for "{name}": must not be negative; write 0 or more')
 
 
 def meta_config(values: Values, mountpoint: str) -> MetaConfig:
@@ -131,8 +140,8 @@ def store_config(values: Values, setting: Setting) -> StoreConfig:
         max_downloads=_at_least_one(values, "max-downloads", 200),
         max_stage_write=values.number("max-stage-write"),
         max_retries=values.number("io-retries"),
-        get_timeout_s=values.seconds("get-timeout"),
-        put_timeout_s=values.seconds("put-timeout"),
+        get_timeout_s=_timeout(values, "get-timeout"),
+        put_timeout_s=_timeout(values, "put-timeout"),
         upload_limit=values.mbps("upload-limit") or setting.upload_limit,
         download_limit=values.mbps("download-limit") or setting.download_limit,
         auto_create=True,
@@ -226,6 +235,14 @@ def _cache_expire(values: Values) -> float:
         log.LOG.warning("cache-expire should be at least 1 second, setting it to 1s")
         return 1.0
     return expire
+
+
+def _timeout(values: Values, name: str) -> float:
+    """Seconds that a transfer may take; with none at all, every one would fail."""
+    seconds = values.seconds(name)
+    if seconds <= 0:
+        raise Fatal(f'Invalid value "{values.text(name)}" for "{name}": must be longer than 0, for example 60s')
+    return seconds
 
 
 def _at_least_one(values: Values, name: str, instead: int) -> int:
