@@ -294,6 +294,19 @@ def test_a_damaged_database_is_told(engine: SqlEngine, path: Path) -> None:
     damaged.close()
 
 
+def test_a_file_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may everything, so only the answer of access(2) is another user's here."""
+    with pytest.raises(Unavailable, match="it is a directory, name a file in it"):
+        open_url(f"sqlite3://{tmp_path}", False).reader.setting()
+    file = tmp_path / "m.db"
+    file.mkdir()
+    monkeypatch.setattr(os.path, "isdir", lambda path: path == str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    message = f"unable to open database file; user {os.geteuid()} needs permission to read and write {tmp_path}$"
+    with pytest.raises(Unavailable, match=message):
+        open_url(f"sqlite3://{file}", False).reader.setting()
+
+
 def test_a_full_disk(engine: SqlEngine) -> None:
     pages = engine._db.transact(lambda cursor: cursor.execute("PRAGMA page_count").fetchone()[0])
     engine._db._writer.execute(f"PRAGMA max_page_count={pages + 2}").fetchall()

@@ -231,8 +231,10 @@ class Database:
             return Corrupt(f"{self.path} is not a SQLite database; check the path, or restore it from a backup")
         if code == sqlite3.SQLITE_CORRUPT:
             return Corrupt(f"{text}; restore it from a backup, or try `sqlite3 FILE .recover`")
-        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
-            return Unavailable(text)
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+            return Unavailable(f"{text}; {_access_advice(self.path)}")
+        if code == sqlite3.SQLITE_IOERR:
+            return Unavailable(f"{text}; check its disk, the kernel's log says more")
         if "no such table" in str(error):
             return Absent(text)
         return EngineError(text)
@@ -273,6 +275,19 @@ class Database:
             return cursor
         except sqlite3.Error as e:
             raise self.translate(e) from e
+
+
+def _access_advice(path: str) -> str:
+    """What to do about a database file that cannot be opened, or not for writing."""
+    directory = os.path.dirname(path)
+    if os.path.isdir(path):
+        return "it is a directory, name a file in it"
+    if not os.path.isdir(directory):
+        return "its directory does not exist"
+    for place, needed in ((directory, os.R_OK | os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
+        if os.path.exists(place) and not os.access(place, needed):
+            return f"user {os.geteuid()} needs permission to read and write {place}"
+    return "check that it and its directory may be written, and for too many open files"
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
