@@ -63,7 +63,7 @@ class VFSBase(Operations):
             max_ahead=config.max_readahead, io_retries=config.io_retries,
         )  # fmt: skip
         self.handles = HandleTable(self.readers, self.writers)
-        self.internal = InternalFiles(config, self.accesslog, self.stats, meta, has_trash=not meta.config.subdir)
+        self.internal = InternalFiles(config, self.accesslog, self.stats, meta, has_trash=meta.root == ROOT)
         self._changed: dict[int, float] = {}
         self._squash = config.all_squash or config.root_squash
         self._plain_callers = not config.checks_permissions

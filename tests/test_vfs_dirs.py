@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import time
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from vfs_harness import CALLER, ROOT, Client, Sink, errno_from, world
+
+from meta.config import MetaConfig
 
 INTERNAL = [b".accesslog", b".stats", b".config", b".trash", b".", b".."]
 
@@ -28,6 +31,21 @@ def test_root_lists_internal_files_first_and_never_control(client: Client) -> No
     folder = client.mkdir(b"d")
     assert client.lookup(b".control", folder).stat.ino == client.lookup(b".control").stat.ino
     assert errno_from(lambda: client.lookup(b".stats", folder))
+
+
+def test_a_mounted_subdirectory_shows_nothing_of_the_trash(tmp_path: Path) -> None:
+    """It holds what was removed anywhere in the volume; `.trash` is a name like any other there."""
+    with world("mem", tmp_path, trash_days=1) as made:
+        whole = made.client()
+        whole.create(b"secret").close()
+        whole.unlink(b"secret")
+        assert whole.names(whole.ino(b".trash"))[2:]
+        below = made.client(meta=MetaConfig(no_bgjob=True, subdir="/sub"))
+        assert errno_from(lambda: below.lookup(b".trash")) == errno.ENOENT
+        folder = below.mkdir(b".trash")
+        assert below.ino(b".trash") == folder
+        assert b".trash" in below.names()
+        below.vfs.rmdir(CALLER, ROOT, b".trash")
 
 
 @pytest.mark.parametrize("plus", [False, True])

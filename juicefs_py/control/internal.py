@@ -110,12 +110,12 @@ class InternalFiles:
         prefix = config.internal_prefix
         self._by_name = {prefix + name: ino for name, ino in _NAMES.items()}
         self._control = prefix + b".control"
-        self.trash_name = prefix + TRASH_NAME if has_trash else TRASH_NAME
+        self.trash_name = prefix + TRASH_NAME if has_trash else None  # None: `.trash` is a name like any other
         shown = [(name, ino) for name, ino in self._by_name.items() if ino != CONTROL]
-        if has_trash:
+        if self.trash_name:
             shown.append((self.trash_name, TRASH))
         self._listing = [] if config.hide_internal else shown
-        self._reserved = {*self._by_name, *([self.trash_name] if has_trash else [])}
+        self._reserved = {*self._by_name, *([self.trash_name] if self.trash_name else [])}
 
     def lookup(self, parent: int, name: bytes) -> int | None:
         """The inode of an internal file; `.control` is found in every directory, the others in the root only."""
