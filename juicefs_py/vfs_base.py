@@ -16,7 +16,7 @@ from juicefs_py.control.stats import MountStats
 from juicefs_py.data.housekeeper import Housekeeper
 from juicefs_py.data.readers import Readers
 from juicefs_py.data.writers import Writers
-from juicefs_py.errors import refuse
+from juicefs_py.errors import Troubles, refuse
 from juicefs_py.handles import HandleTable, OpenInode
 from juicefs_py.vfs_config import VFSConfig
 from meta.attr import Attr
@@ -51,6 +51,7 @@ class VFSBase(Operations):
         self.config = config
         self.notifier: Notifier | None = None
         self.accesslog = AccessLog()
+        self.troubles = Troubles()
         self.stats = MountStats(config.labels)
         self.housekeeper = Housekeeper()
         block_size = meta.setting.block_size << 10

@@ -1,5 +1,5 @@
-"""Around every operation of the VFS: its duration and errno in the metrics, and a line in the access log if somebody
-reads it.
+"""Around every operation of the VFS: its duration and errno in the metrics, a line in the access log if somebody reads
+it, and one in the log if it was not the caller's fault that it failed.
 
 Not here: where lines go (`control.accesslog`), what is measured besides (`control.stats`).
 """
@@ -49,6 +49,7 @@ def traced(describe: Callable[..., str]) -> Callable[[Method[V, P, R]], Method[V
             except BaseException as problem:
                 error = errno_of(problem) or errno.EIO
                 self.stats.failed(error)
+                self.troubles.tell(op, problem)
                 raise
             finally:
                 took = perf_counter() - began

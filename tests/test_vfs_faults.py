@@ -16,6 +16,8 @@ from vfs_harness import BLOCK, Client, World, errno_from, quick, world
 
 from chunkstore.bucket import Bucket, Data, Listing, ObjectInfo
 from chunkstore.errors import StoreError
+from juicefs_py.errors import Troubles
+from meta.errors import Corrupt
 
 
 class Faulty(Bucket):
@@ -229,3 +231,30 @@ def test_writes_wait_for_buffers_and_go_on(tmp_path: Path) -> None:
         for k in range(80):
             assert again.read(k << 20, 1 << 20) == bytes([k]) * (1 << 20)
         again.close()
+
+
+def test_trouble_of_the_engine_is_told_in_the_log_but_not_thousands_of_times(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert errno_from(lambda: bench.client.lookup(b"missing")) == errno.ENOENT
+    assert caplog.messages == [], "an answer like any other"
+
+    def broken(*_: object) -> None:
+        raise Corrupt("meta.db: database disk image is malformed; restore it from a backup")
+
+    monkeypatch.setattr(bench.client.vfs.meta, "lookup", broken)
+    for _ in range(3):
+        assert errno_from(lambda: bench.client.lookup(b"a")) == errno.EIO
+    assert caplog.messages == ["lookup failed: meta.db: database disk image is malformed; restore it from a backup"]
+
+
+def test_the_same_trouble_is_told_again_later(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    troubles = Troubles(lambda: now[0])
+    for _ in range(4):
+        troubles.tell("read", StoreError("the bucket is away"))
+        now[0] += 6
+    for number in range(1000):
+        troubles.tell("read", StoreError(f"object {number}"))
+    assert caplog.messages.count("read failed: the bucket is away") == 2
+    assert len(caplog.messages) == 1002

@@ -14,7 +14,7 @@ import struct
 import threading
 from collections.abc import Callable
 
-from juicefs_py.errors import errno_of
+from juicefs_py.errors import errno_of, is_trouble
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,8 @@ class Channel:
             number = errno_of(problem)
             if number is None:
                 log.exception("control command %d", command)
+            elif is_trouble(problem):
+                log.error("control command %d failed: %s", command, problem)
             end = bytes((min(number or errno.EIO, 255),))
         finally:
             finished.set()
