@@ -227,8 +227,8 @@ def test_a_file_that_is_in_use_delays_the_end_but_not_the_unmount(background: Ba
 
 
 def test_two_mounts_on_one_mount_point_are_stacked(background: Background) -> None:
-    background.start()
-    background.start()
+    assert "on top" not in background.start().stderr
+    assert f'JuiceFS:testvol is mounted on "{background.path}" already, mount on top of it' in background.start().stderr
     assert len(background.pids) == 4
     juicefs("umount", str(background.path))
     wait_for(lambda: len(processes(str(background.path))) == 2, "one mount is left")
@@ -255,12 +255,12 @@ def test_a_mount_that_stops_leaves_another_one_at_its_mount_point_alone(backgrou
 
 def test_a_mount_point_that_is_missing_is_made_and_one_that_is_not_empty_is_covered(background: Background) -> None:
     background.path = background.path / "deep" / "er"
-    background.start()
+    assert "not empty" not in background.start().stderr
     assert serves(background.path)
     juicefs("umount", str(background.path))
     background.wait_until_gone()
     (background.path / "below").write_text("hidden while mounted")
-    background.start()
+    assert f'mountpoint "{background.path}" is not empty: what is in it is hidden' in background.start().stderr
     assert not (background.path / "below").exists()
     juicefs("umount", str(background.path))
     background.wait_until_gone()

@@ -35,7 +35,25 @@ def prepare(path: str) -> str:
         raise Fatal(f'"{path}" is not a directory; choose a directory to mount on')
     if os.getuid() != 0 and not os.access(path, os.W_OK):
         raise Fatal(f'Do not have write permission on "{path}"')
+    _tell_what_is_covered(path)
     return path
+
+
+def _tell_what_is_covered(path: str) -> None:
+    """Mounting over something is allowed, and often a mistake."""
+    from fuse.mountinfo import find_mount
+
+    below = find_mount(path)
+    if below is not None:
+        log.LOG.info('%s is mounted on "%s" already, mount on top of it: each umount takes one', below.source, path)
+        return
+    try:
+        with os.scandir(path) as entries:
+            empty = next(entries, None) is None
+    except OSError:
+        return
+    if not empty:
+        log.LOG.warning('mountpoint "%s" is not empty: what is in it is hidden until it is unmounted', path)
 
 
 def lazy_umount(path: str, device: int | None = None) -> None:
