@@ -90,8 +90,10 @@ class SessionCalls(NameCalls):
         """Call the directory at `path` inode 1 from now on. What is missing of it is created (mode 0777, root's)."""
         ino = ROOT
         for name in path.split(b"/"):
-            if not name:
+            if name in (b"", b"."):
                 continue
+            if name == b"..":
+                raise SettingError(f"subdir: {path.decode(errors='replace')} must not contain ..; it begins at the root")
             entry = self.reader.entry(ino, name)
             if entry is None:
                 ino = self._make_component(ino, name)

@@ -173,7 +173,9 @@ def test_a_client_may_call_a_directory_its_root(engine: Engine) -> None:
     assert client.paths(ino) == [b"/f"] and whole.paths(ino) == [b"/a/b/f"]
     with pytest.raises(Refused, check=lambda e: e.errno == errno.ENOENT):
         client.lookup(SUPERUSER, ROOT, b".trash")
-    again = Client(engine, subdir="a/b")
+    again = Client(engine, subdir="./a//b/.")
+    with pytest.raises(SettingError, match=r"must not contain \.\."):
+        Client(engine, subdir="a/../b")
     assert again.root == client.root
     with pytest.raises(SettingError, match="not a directory"):
         Client(engine, subdir="a/b/f")
