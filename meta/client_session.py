@@ -93,7 +93,7 @@ class SessionCalls(NameCalls):
             if name in (b"", b"."):
                 continue
             if name == b"..":
-                raise SettingError(f"subdir: {path.decode(errors='replace')} must not contain ..; it begins at the root")
+                raise SettingError(f"subdir: {path.decode(errors='replace')} must not contain ..")
             entry = self.reader.entry(ino, name)
             if entry is None:
                 ino = self._make_component(ino, name)
