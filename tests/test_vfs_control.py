@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import struct
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from vfs_harness import BLOCK, CALLER, ROOT, Client, errno_from, joined, world
 
-from fuse.operations import Caller
+from fuse.operations import Caller, FileLock
 from juicefs_py.metrics import Histogram, Registry, exponential
 from meta.client import Changes
 from meta.config import MetaConfig
@@ -83,6 +84,19 @@ def test_info(client: Client, split: bool) -> None:
     chunks = raw["Chunks"]
     assert isinstance(chunks, list) and chunks[0]["Len"] == BLOCK + 10
     assert document(ask(client, 1005, struct.pack(">Q", 987654))[1])["Failed"] is True
+
+
+def test_info_shows_who_holds_locks(client: Client) -> None:
+    file = client.create(b"a")
+    client.vfs.flock(CALLER, file.ino, file.fh, 7, fcntl.F_WRLCK, False)
+    client.vfs.setlk(CALLER, file.ino, file.fh, 9, FileLock(5, 14, fcntl.F_RDLCK, 4321), False)
+    info = document(ask(client, 1005, struct.pack(">QBBB", file.ino, 0, 0, 0))[1])
+    sid = client.vfs.meta.sid
+    assert info["FLocks"] == [{"Sid": sid, "Owner": 7 ^ file.fh, "Type": "W"}]
+    assert info["PLocks"] == [{"Sid": sid, "Owner": 9, "Type": fcntl.F_RDLCK, "Pid": 4321, "Start": 5, "End": 14}]
+    file.close()
+    info = document(ask(client, 1005, struct.pack(">QBBB", file.ino, 0, 0, 0))[1])
+    assert info["FLocks"] is None and info["PLocks"] is None
 
 
 def test_old_info_is_text(client: Client) -> None:

@@ -15,6 +15,7 @@ from chunkstore.naming import blocks_of
 from juicefs_py.control.channel import Job, framed
 from juicefs_py.control.warmup import FillCache
 from meta.errors import MetaError
+from meta.plock import decode_plocks
 from meta.rules.summary import TreeSummary
 from meta.types import CHUNK_SHIFT, FILE, Caller
 
@@ -188,7 +189,17 @@ class ControlCommands:
         return chunks, objects
 
     def _locks(self, ino: int) -> dict[str, object]:
-        return {"PLocks": None, "FLocks": None}
+        """The locks that any client holds on the file."""
+        reader = self._meta.reader
+        records = [
+            {"Sid": sid, "Owner": owner, "Type": lock.type, "Pid": lock.pid, "Start": lock.start, "End": lock.end}
+            for (sid, owner), stored in sorted(reader.plocks(ino).items()) for lock in decode_plocks(stored)
+        ]  # fmt: skip
+        whole = [
+            {"Sid": sid, "Owner": owner, "Type": kind.decode()}
+            for (sid, owner), kind in sorted(reader.flocks(ino).items())
+        ]
+        return {"PLocks": records or None, "FLocks": whole or None}
 
     def _legacy_info(self, payload: Payload, job: Job) -> bytes:
         ino, recursive, raw = payload.take("Q"), bool(payload.take("B", 1)), bool(payload.take("B", 0))
