@@ -20,6 +20,11 @@ class RateLimit:
         self._updated = time.monotonic()
         self.set(mbps)
 
+    @property
+    def limited(self) -> bool:
+        """Whether anybody may have to wait."""
+        return self._rate > 0
+
     def set(self, mbps: float) -> None:
         """Change the limit; those who wait go on under their old one."""
         with self._lock:

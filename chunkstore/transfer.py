@@ -55,21 +55,37 @@ class Transfer:
 
     # upload
 
-    def upload(self, block: Block, data: memoryview, tier: int, given_up: threading.Event | None = None) -> None:
-        """Put a block, trying again after 1, 4, 9 ... seconds, as often as `max_retries` says; at least one attempt."""
-        stored: Data = self.codec.compress(data) if self.codec is not None else data
+    def upload(
+        self, block: Block, data: memoryview, tier: int, given_up: threading.Event | None = None, first: int = 0
+    ) -> None:  # fmt: skip
+        """Put a block, trying again after 1, 4, 9 ... seconds, as often as `max_retries` says; at least one attempt.
+
+        `first` counts the attempts that were made before (`upload_at_once`).
+        """
+        stored = self._stored(data)
         with self._uploads, self._counted_as_uploading():
-            for attempt in count():
+            for attempt in count(first):
                 if not self._pause(attempt * attempt, given_up):
                     raise Cancelled(f"upload of {self.key(block)} was given up")
                 self.upload_limit.wait(len(stored), given_up or self.closing)
-                try:
-                    self._put(block, stored, tier)
+                if self._put(block, stored, tier, attempt):
                     return
-                except StoreError as error:
-                    self.counters.add(object_request_errors=1)
-                    if error.final or attempt >= self.config.max_retries:
-                        raise
+
+    def upload_at_once(self, block: Block, data: memoryview, tier: int) -> int | None:
+        """Put a block by a single attempt without any waiting, for callers who must not be held up by retries.
+
+        None when that has worked, else what `upload` is to be given as `first`.
+        """
+        if self.upload_limit.limited or not self._uploads.acquire(blocking=False):
+            return 0
+        try:
+            with self._counted_as_uploading():
+                return None if self._put(block, self._stored(data), tier, 0) else 1
+        finally:
+            self._uploads.release()
+
+    def _stored(self, data: memoryview) -> Data:
+        return self.codec.compress(data) if self.codec is not None else data
 
     def _pause(self, seconds: float, given_up: threading.Event | None) -> bool:
         """Sleep before another attempt. False when nobody wants it any more, or the store closes meanwhile."""
@@ -82,10 +98,18 @@ class Transfer:
                 return False
         return False
 
-    def _put(self, block: Block, stored: Data, tier: int) -> None:
+    def _put(self, block: Block, stored: Data, tier: int, attempt: int) -> bool:
+        """One attempt. False if it failed and another may help; raises if not, or if this was the last."""
         start = time.monotonic()
-        self.bucket.put(self.key(block), stored, tier)
+        try:
+            self.bucket.put(self.key(block), stored, tier)
+        except StoreError as error:
+            self.counters.add(object_request_errors=1)
+            if error.final or attempt >= self.config.max_retries:
+                raise
+            return False
         self.counters.request("PUT", time.monotonic() - start, len(stored))
+        return True
 
     def _counted_as_uploading(self) -> _Uploading:
         return _Uploading(self.counters)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from chunkstore.buffers import Page
 from chunkstore.cache.interface import BlockCache
@@ -19,6 +20,7 @@ from chunkstore.naming import Block
 from chunkstore.transfer import Transfer
 from chunkstore.workers import Workers
 
+_ASK_EVERY_S = 0.25  # how often whoever waits for uploads may give up
 _STEPS = (64 << 10, 1 << 20)  # a small file must not hold a whole block's memory
 
 
@@ -58,21 +60,35 @@ class SliceWriter:
         self._id = slice_id
 
     def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Copy `data` to `offset`: at the end, or over bytes whose block was not yet handed to the upload."""
+        """Copy `data` to `offset`: at the end, or over bytes whose block was not yet handed to the upload.
+
+        If there is no memory for all of it, nothing is copied (`Timeout`).
+        """
         size = self._transfer.config.block_size
         if offset > self.length or offset < self._handed_over * size:
             raise ValueError(
                 f"write at {offset} of a slice of {self.length} bytes, {self._handed_over} blocks uploading"
             )
         source = memoryview(data).cast("B")
+        self._take_pages(offset, offset + len(source))
         done = 0
         while done < len(source):
             index, start = divmod(offset + done, size)
             count = min(len(source) - done, size - start)
-            page = self._page(index, start + count)
-            page.data[start : start + count] = source[done : done + count]
+            self._pages[index].data[start : start + count] = source[done : done + count]
             done += count
-            self.length = max(self.length, offset + done)
+        self.length = max(self.length, offset + done)
+
+    def _take_pages(self, start: int, end: int) -> None:
+        """Have the pages of a range, or leave everything as it was."""
+        size = self._transfer.config.block_size
+        try:
+            for index in range(start // size, -(-end // size)):
+                self._page(index, min(end - index * size, size))
+        except BaseException:
+            for index in [index for index in self._pages if index * size >= self.length]:
+                self._pages.pop(index).release()
+            raise
 
     def _page(self, index: int, needed: int) -> Page:
         """The page of a block, grown to hold `needed` bytes: small at first, whole from the second block on."""
@@ -102,18 +118,22 @@ class SliceWriter:
         if rest > 0:
             self._hand_over(rest)
 
-    def finish(self, length: int, timeout_s: float = 0.0) -> None:
-        """Seal, and wait until every block is in the bucket. Raises the first failure; `abort` is then the way out."""
+    def finish(self, length: int, timeout_s: float = 0.0, give_up: Callable[[], bool] | None = None) -> bool:
+        """Seal, and wait until every block is in the bucket. Raises the first failure; `abort` is then the way out.
+
+        `give_up` is asked while waiting: when it says so, the answer is False, the uploads go on, and `finish` may be
+        called again.
+        """
         self._check_length(length)
         self.flush_to(length)
         rest = length - self._handed_over * self._transfer.config.block_size
-        if rest > 0 and not self._in_flight:
-            self._hand_over(rest, here=True)  # a single small block: cheaper than to wake a thread and wait for it
-        elif rest > 0:
-            self._hand_over(rest)
-        self._wait(timeout_s or self._patience_s())
+        if rest > 0:
+            # A single small block: cheaper to try it here than to wake a thread and wait for it.
+            self._hand_over(rest, here=not self._in_flight)
+        ended = self._wait(timeout_s or self._patience_s(), give_up)
         if self._error is not None:
             raise self._error
+        return ended
 
     def abort(self) -> None:
         """Give the slice up: stop what is under way and remove, in the background, what was uploaded."""
@@ -136,14 +156,20 @@ class SliceWriter:
         tries = config.max_retries + 1
         return tries * config.put_timeout_s + sum(t * t for t in range(tries)) + config.put_timeout_s
 
-    def _wait(self, timeout_s: float) -> None:
+    def _wait(self, timeout_s: float, give_up: Callable[[], bool] | None) -> bool:
         deadline = time.monotonic() + timeout_s
         with self._state:
             while self._in_flight and self._error is None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise Timeout(f"slice {self._id}: {self._in_flight} blocks were not uploaded in {timeout_s:.0f} s")
-                self._state.wait(left)
+                if give_up is None:
+                    self._state.wait(left)
+                elif give_up():
+                    return False
+                else:
+                    self._state.wait(min(left, _ASK_EVERY_S))
+        return True
 
     def _hand_over(self, size: int, here: bool = False) -> None:
         if not self._id:
@@ -155,28 +181,43 @@ class SliceWriter:
         self._handed_over += 1
         with self._state:
             self._in_flight += 1
-        if here:
-            self._upload(block, page)
+        first = self._upload_here(block, page) if here else 0
+        if first is None:
             return
         try:
-            self._workers.submit(self._upload, block, page)
+            self._workers.submit(self._upload, block, page, first)
         except Cancelled as error:
             page.release()
             self._ended(block, error)
 
-    def _upload(self, block: Block, page: Page) -> None:
-        """Runs in a worker, or in the caller of `finish`."""
+    def _upload_here(self, block: Block, page: Page) -> int | None:
+        """One attempt by the caller of `finish`. None if that settled it, else which attempt a worker is to make."""
+        first, failure = None, None
+        try:
+            first = self._transfer.upload_at_once(block, page.data[: block.size], self._tier)
+        except Exception as error:  # as in a worker: `finish` raises it
+            failure = error
+        if first is None:
+            self._settled(block, page, failure)
+        return first
+
+    def _upload(self, block: Block, page: Page, first: int) -> None:
+        """Runs in a worker."""
         failure: Exception | None = None
         try:
-            self._transfer.upload(block, page.data[: block.size], self._tier, self._given_up)
-            config = self._transfer.config
-            if config.cache_large_write or block.size < config.block_size:
-                self._cache.insert(block, page)
+            self._transfer.upload(block, page.data[: block.size], self._tier, self._given_up, first)
         except Exception as error:  # whatever a driver raised is the writer's to hear, not the worker thread's
             failure = error
+        self._settled(block, page, failure)
+
+    def _settled(self, block: Block, page: Page, failure: Exception | None) -> None:
+        config = self._transfer.config
+        try:
+            if failure is None and (config.cache_large_write or block.size < config.block_size):
+                self._cache.insert(block, page)
         finally:
             page.release()
-        self._ended(block, failure)
+            self._ended(block, failure)
 
     def _ended(self, block: Block, failure: Exception | None) -> None:
         with self._state:

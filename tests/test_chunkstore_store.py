@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faults import FaultyBucket, failing_first
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from chunkstore.buckets.file import FileBucket
 from chunkstore.buckets.mem import MemBucket
+from chunkstore.buffers import Page
 from chunkstore.config import StoreConfig
 from chunkstore.errors import BadBucket, Damaged, NoSpace, NotFound, StoreError, Timeout, Unavailable
 from chunkstore.store import ChunkStore, opened
@@ -222,6 +224,42 @@ def test_finish_gives_up_after_its_time(make: Make) -> None:
         writer.finish(65 * KIB, timeout_s=0.1)
     gate.set()
     writer.abort()
+
+
+def test_a_write_without_memory_changes_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = make()
+    writer = store.new_writer()
+    writer.set_id(1)
+    writer.write_at(0, b"a" * 1000)
+    take, left = store.buffers.take, [1]
+
+    def scarce(size: int, **options: Any) -> Page:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Timeout("no memory")
+        return take(size, **options)
+
+    monkeypatch.setattr(store.buffers, "take", scarce)
+    with pytest.raises(Timeout):
+        writer.write_at(1000, b"b" * 130 * KIB)  # three blocks: the page of the second is there, the third has none
+    monkeypatch.undo()
+    assert (writer.length, store.buffers.used) == (1000, 64 * KIB)
+    writer.write_at(1000, b"c" * 10)
+    writer.finish(1010)
+    assert store.read(1, 1010, 0, 1010) == b"a" * 1000 + b"c" * 10
+
+
+def test_whoever_waits_may_give_up_and_come_again(make: Make) -> None:
+    store, bucket = make()
+    bucket.fail = failing_first(1)
+    writer = store.new_writer()
+    writer.set_id(1)
+    writer.write_at(0, b"data")
+    start = time.monotonic()
+    assert not writer.finish(4, give_up=lambda: True)
+    assert time.monotonic() - start < 0.5  # the pause before the second attempt is another thread's
+    assert writer.finish(4)
+    assert store.read(1, 4, 0, 4) == b"data" and store.metrics.object_request_errors == 1
 
 
 def test_abort_removes_what_was_uploaded(make: Make) -> None:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from vfs_harness import BLOCK, Client, World, errno_from, quick, world
 
 from chunkstore.bucket import Bucket, Data, Listing, ObjectInfo
-from chunkstore.errors import StoreError
+from chunkstore.buffers import Page
+from chunkstore.errors import StoreError, Timeout
+from fuse.operations import Caller
 from juicefs_py.errors import Troubles
 from meta.errors import Corrupt
 
@@ -196,6 +200,76 @@ def test_a_flush_waits_only_for_what_was_written_before_it(bench: Bench) -> None
     waiting.join()
     file.close()
     assert bench.client.vfs.flush_all()
+
+
+def test_a_write_that_finds_no_memory_fails_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes before it in the same request may be kept; every flush afterwards works, and nothing is left behind."""
+    file = bench.client.create(b"a")
+    edge = 1 << 26  # the request ends in the next chunk, which needs a slice of its own
+    buffers, turns = bench.client.vfs.store.buffers, [0]
+    take = buffers.take
+
+    def scarce(size: int, **options: Any) -> Page:
+        turns[0] += 1
+        if turns[0] > 1:
+            raise Timeout("no memory")
+        return take(size, **options)
+
+    monkeypatch.setattr(buffers, "take", scarce)
+    assert errno_from(lambda: file.write(edge - 10, b"x" * 20)) == errno.EIO
+    assert errno_from(lambda: file.write(edge + 100, b"x")) == errno.EIO
+    monkeypatch.undo()
+    file.flush()
+    assert not bench.client.vfs.writers.commit_all() and buffers.used == 0
+    file.write(edge, b"y" * 10)
+    file.close()
+    again = bench.client.open(file.ino, os.O_RDONLY)
+    assert again.read(edge - 10, 30) == b"x" * 10 + b"y" * 10
+    again.close()
+
+
+def test_an_unforeseen_failure_of_a_commit_is_told_and_over(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = bench.client.create(b"a")
+    file.write(0, b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.client.vfs.meta, "write_slice", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            file.flush()
+    file.flush()
+    file.write(0, b"y")
+    file.flush()
+    assert file.all() == b"y"
+    file.close()
+
+
+@pytest.mark.parametrize("end", ["deadline", "interrupt"])
+def test_a_flush_does_not_wait_for_all_retries(tmp_path: Path, end: str) -> None:
+    """The thread that flushes commits itself, but leaves it to others when its time is up."""
+    with world("mem", tmp_path) as made:
+        buckets: list[Faulty] = []
+
+        def wrap(bucket: Bucket) -> Bucket:
+            buckets.append(Faulty(bucket))
+            return buckets[-1]
+
+        client = made.client(wrap, max_retries=10)
+        file = client.create(b"a")
+        buckets[0].fail_put = True
+        file.write(0, b"x" * 10)
+        caller, writers = Caller(0, 0, 0), client.vfs.writers
+        if end == "deadline":
+            writers.flush_deadline_s = 0.1
+        else:
+            writers.interrupt_after_s = 0.1
+            caller.interrupt()
+        started = time.monotonic()
+        expected = errno.EIO if end == "deadline" else errno.EINTR
+        assert errno_from(lambda: client.vfs.flush(caller, file.ino, file.fh, 0)) == expected
+        assert time.monotonic() - started < 1
+        buckets[0].fail_put = False
+        writers.flush_deadline_s, writers.interrupt_after_s = 30, 30
+        file.close()  # the retries went on
+        assert client.open(file.ino).all() == b"x" * 10
 
 
 def test_writes_wait_for_buffers_and_go_on(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ tests' fakes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from chunkstore.buffers import BufferPool
@@ -34,7 +34,9 @@ class BlockWriter(Protocol):
 
     def set_id(self, slice_id: int) -> None: ...
 
-    def write_at(self, off: int, data: memoryview) -> None: ...
+    def write_at(self, off: int, data: memoryview) -> None:
+        """Take bytes, all of them or (if it raises) none."""
+        ...
 
     def flush_to(self, off: int) -> None:
         """Start the upload of every complete block below `off`."""
@@ -44,8 +46,11 @@ class BlockWriter(Protocol):
         """Start the upload of everything, the tail included."""
         ...
 
-    def finish(self, length: int) -> None:
-        """Return when all blocks are stored; raises `StoreError` if one could not be."""
+    def finish(self, length: int, *, give_up: Callable[[], bool] | None = None) -> bool:
+        """Return when all blocks are stored; raises `StoreError` if one could not be.
+
+        False if `give_up` said so before: the uploads go on, and it can be called again.
+        """
         ...
 
     def abort(self) -> None:

@@ -62,7 +62,7 @@ class FileWriter:
         self._pending = PendingSlices(writers.block_size)
         self._committing = False
         self._failures = 0
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
 
     def __repr__(self) -> str:
         return f"FileWriter(ino={self.ino}, pending={len(self._pending)}, failures={self._failures})"
@@ -94,13 +94,15 @@ class FileWriter:
             while len(self._pending) >= STOP_SLICES:
                 self._lock.wait(WAIT_STEP_S)
             was_clean = not self._pending
-            while done < len(data):
-                indx, pos = (off + done) >> CHUNK_SHIFT, (off + done) & (CHUNK_SIZE - 1)
-                part = data[done : done + CHUNK_SIZE - pos]
-                self._put(indx, pos, part)
-                done += len(part)
-            if was_clean:
-                self._writers.is_dirty(self)
+            try:
+                while done < len(data):
+                    indx, pos = (off + done) >> CHUNK_SHIFT, (off + done) & (CHUNK_SIZE - 1)
+                    part = data[done : done + CHUNK_SIZE - pos]
+                    self._put(indx, pos, part)
+                    done += len(part)
+            finally:
+                if was_clean and self._pending:  # what was taken before a failure is committed as any other
+                    self._writers.is_dirty(self)
             if len(self._pending) > MAX_SLICES:
                 self._freeze_first(len(self._pending) // 2)
             ready = self._pending.first.frozen and not self._committing
@@ -117,8 +119,10 @@ class FileWriter:
             slice_id = self._writers.meta.new_slice_id()
             blocks = self._writers.store.new_writer(self._tier)
             blocks.set_id(slice_id)
+            blocks.write_at(0, part)  # before it is known to anybody: if there is no memory, there is no such slice
             item = self._pending.add(indx, pos, slice_id, blocks, now)
-        item.blocks.write_at(pos - item.off, part)
+        else:
+            item.blocks.write_at(pos - item.off, part)
         self._pending.wrote(item, pos, len(part), now, time.time_ns())
         if item.length == CHUNK_SIZE:
             self._freeze(item)
@@ -184,15 +188,25 @@ class FileWriter:
             else:
                 self._freeze_first(len(self._pending))
         started = time.monotonic()
-        while not self.drain(until):
+
+        def out_of_patience() -> OSError | None:
             waited = time.monotonic() - started
             if waited > self._writers.flush_deadline_s:
-                raise OSError(errno.EIO, f"inode {self.ino}: flush takes longer than {waited:.0f} s")
+                return OSError(errno.EIO, f"inode {self.ino}: flush takes longer than {waited:.0f} s")
             if interrupted is not None and waited > self._writers.interrupt_after_s and interrupted():
-                raise OSError(errno.EINTR, "")
+                return OSError(errno.EINTR, "")
+            return None
 
-    def drain(self, until: int | None = None) -> bool:
-        """Commit frozen slices in order, up to the number `until`; True when done, False to be called again."""
+        while not self.drain(until, lambda: out_of_patience() is not None):
+            problem = out_of_patience()
+            if problem is not None:
+                raise problem
+
+    def drain(self, until: int | None = None, give_up: Callable[[], bool] | None = None) -> bool:
+        """Commit frozen slices in order, up to the number `until`; True when done, False to be called again.
+
+        `give_up` ends the wait for uploads: the slice stays the first, and the next to come commits it.
+        """
         with self._lock:
             while self._pending and (until is None or self._pending.first.seq <= until):
                 if self._committing:
@@ -204,22 +218,25 @@ class FileWriter:
                     return until is None
                 self._committing = True
                 try:
-                    self._commit_first(self._pending.first)
+                    if not self._commit_first(self._pending.first, give_up):
+                        return False
                 finally:
                     self._committing = False
                     self._lock.notify_all()
             return True
 
-    def _commit_first(self, item: PendingSlice) -> None:
-        """Called with the lock held, gives it up meanwhile."""
-        failure: BaseException | None = None
+    def _commit_first(self, item: PendingSlice, give_up: Callable[[], bool] | None) -> bool:
+        """Called with the lock held, gives it up meanwhile. False if the slice is not stored yet and stays."""
+        failure: Exception | None = None
         self._lock.release()
         try:
-            self._store_and_commit(item)
-        except (StoreError, MetaError, OSError) as problem:
+            if not self._stored(item, give_up):
+                return False
+            self._commit(item)
+        except Exception as problem:  # whatever it is: a slice that stayed would fail every flush to come
             failure = problem
-            log.warning("inode %d: %r is lost: %s", self.ino, item, problem)
-            self._discard(item, problem)
+            expected = isinstance(problem, StoreError | MetaError | OSError)
+            log.warning("inode %d: %r is lost: %s", self.ino, item, problem, exc_info=None if expected else problem)
         finally:
             self._writers.on_commit(self.ino, item.start, item.length)
             self._lock.acquire()
@@ -230,16 +247,29 @@ class FileWriter:
         self.version += 1
         if not self._pending:
             self._writers.is_clean(self)
+        return True
 
-    def _store_and_commit(self, item: PendingSlice) -> None:
-        item.blocks.finish(item.length)
+    def _stored(self, item: PendingSlice, give_up: Callable[[], bool] | None) -> bool:
+        """Whether the slice is in the bucket, False if the caller gave up waiting. If it cannot be, its objects go."""
+        try:
+            return item.blocks.finish(item.length, give_up=give_up)
+        except Exception:
+            self._discard(item)
+            raise
+
+    def _commit(self, item: PendingSlice) -> None:
+        """Have the file refer to a stored slice. Its objects go if it surely does not; in doubt they stay for `gc`."""
         mtime = divmod(item.mtime_ns, SECOND_NS)
-        self._writers.meta.write_slice(self.ino, item.indx, item.off, item.id, item.length, mtime)
+        try:
+            self._writers.meta.write_slice(self.ino, item.indx, item.off, item.id, item.length, mtime)
+        except OutcomeUnknown:
+            raise
+        except (MetaError, OSError):
+            self._discard(item)
+            raise
 
-    def _discard(self, item: PendingSlice, problem: BaseException) -> None:
-        """Delete the objects of a slice that no file will ever refer to; in doubt they stay for `gc`."""
-        if isinstance(problem, OutcomeUnknown):
-            return
+    def _discard(self, item: PendingSlice) -> None:
+        """Delete the objects of a slice that no file will ever refer to."""
         try:
             item.blocks.abort()
         except (StoreError, OSError) as left:
