@@ -1,9 +1,12 @@
 """Listing directories, page by page, with offsets that stay valid while entries come and go.
 
 Not here: names one by one (`vfs_names`). A listing is a sequence of rows: internal files (in the root), `.`, `..`, then
-the entries in the engine's order. Offsets count rows. A handle keeps the page it is at; the next page begins behind the
-last name of the page before, so entries removed meanwhile neither shift nor hide others. A page begins at a remembered
-(row, name), so that a seek backwards finds it again.
+the entries in the engine's order. Offsets count rows. A handle keeps the page it is at; the next page begins at the
+engine's cursor behind it, so entries removed meanwhile neither shift nor hide others. A page begins at a remembered
+(row, cursor), so that a seek backwards finds it again.
+
+Some engines may list a name again in a later page, while their table shrinks: names that were listed are remembered by
+their hash, up to a limit, and not listed twice. (Of two names with one hash, one in 2^64, the second would be missing.)
 
 Attributes in a page are believed for a second, and not if the inode was changed through this mount since: then the
 entry goes out without attributes, and the kernel asks when it needs them. A name removed through this mount is not
@@ -23,27 +26,31 @@ from juicefs_py.errors import refuse
 from juicefs_py.vfs_base import VFSBase, is_special
 from juicefs_py.vfs_trace import traced
 from meta.errors import Refused
-from meta.transaction import DirItem
+from meta.transaction import Cursor, DirItem, DirPage
 from meta.types import DIRECTORY, ROOT, TRASH, TYPE_TO_MODE
 
 FIRST_PAGE = 256
 PAGE = 4096
 PLUS_PAGE = 1024  # with attributes; smaller, because those age
 BELIEVED_S = 1.0
+LISTED_LIMIT = 200_000  # names whose hashes a listing remembers, about 13 MiB
 S_IFREG, S_IFDIR = TYPE_TO_MODE[1], TYPE_TO_MODE[DIRECTORY]
 
 
 class Page:
-    """Entries from row `first` on; `after` is the name before them, None at the start."""
+    """Entries from row `first` on, and where the engine goes on behind them (None: nothing follows)."""
 
-    __slots__ = ("after", "first", "items", "last", "read_at")
+    __slots__ = ("first", "items", "next", "read_at")
 
-    def __init__(self, first: int, after: bytes | None, items: list[DirItem], last: bool, read_at: float) -> None:
+    def __init__(self, first: int, items: list[DirItem], next: Cursor, read_at: float) -> None:
         self.first = first
-        self.after = after
         self.items = items
-        self.last = last  # nothing follows
+        self.next = next
         self.read_at = read_at
+
+    @property
+    def last(self) -> bool:
+        return self.next is None
 
 
 class DirHandle:
@@ -56,24 +63,40 @@ class DirHandle:
         self.page: Page | None = None
         self.gone: set[bytes] = set()
         self._rows = [len(head)]
-        self._names: list[bytes | None] = [None]
+        self._cursors: list[Cursor] = [None]
+        self._listed: set[int] = set()
+        self._end = 0  # the row behind the last one ever listed
 
     def restart(self) -> None:
         """A listing from the beginning sees the directory as it is now."""
         self.page = None
         self.gone.clear()
-        del self._rows[1:], self._names[1:]
+        self._listed.clear()
+        self._end = 0
+        del self._rows[1:], self._cursors[1:]
 
-    def before(self, row: int) -> tuple[int, bytes | None]:
+    def before(self, row: int) -> tuple[int, Cursor]:
         """Where the page that holds `row` begins, or the nearest known page before it."""
         k = max(bisect_right(self._rows, row) - 1, 0)
-        return self._rows[k], self._names[k]
+        return self._rows[k], self._cursors[k]
 
-    def remember(self, row: int, after: bytes) -> None:
-        """A page begins at `row`, behind the name `after`."""
+    def remember(self, row: int, cursor: Cursor) -> None:
+        """A page begins at `row`, which is at `cursor` for the engine."""
         if row > self._rows[-1]:
             self._rows.append(row)
-            self._names.append(after)
+            self._cursors.append(cursor)
+
+    def unlisted(self, first: int, page: DirPage, began: Cursor) -> list[DirItem]:
+        """The entries of a page that begins at row `first`, without those that an earlier page has listed."""
+        if isinstance(page.next, bytes) or (page.next is None and not isinstance(began, int)):
+            return page.items  # by name, or one page
+        if first < self._end:
+            return page.items  # read again after a seek backwards
+        fresh = [item for item in page.items if hash(item.name) not in self._listed]
+        self._end = first + len(fresh)
+        if len(self._listed) < LISTED_LIMIT:
+            self._listed.update([hash(item.name) for item in fresh])
+        return fresh
 
 
 class DirOperations(VFSBase):
@@ -140,9 +163,15 @@ class DirOperations(VFSBase):
 
     def _add(self, item: DirItem, next_row: int, sink: DirSink, page: Page, believed: bool) -> bool:
         changed = self._changed.get(item.ino, 0.0) >= page.read_at
-        if not believed or changed or item.attr is None:
-            return sink.add(item.name, item.ino, TYPE_TO_MODE[item.type], next_row)
-        return sink.add_plus(item.name, self.entry(item.ino, item.attr), next_row)
+        if believed and not changed and item.attr is not None:
+            try:
+                entry = self.entry(item.ino, item.attr)  # of an open file: what it is like now
+            except Refused as problem:
+                if problem.errno != errno.ENOENT:
+                    raise
+            else:
+                return sink.add_plus(item.name, entry, next_row)
+        return sink.add(item.name, item.ino, TYPE_TO_MODE[item.type], next_row)
 
     def _page_of(self, caller: Caller, handle: DirHandle, row: int, plus: bool) -> Page | None:
         """The page that holds `row`, None behind the end."""
@@ -152,31 +181,30 @@ class DirOperations(VFSBase):
         if page is not None and row == page.first + len(page.items):
             if page.last:
                 return None
-            page = self._read_page(caller, handle, row, page.items[-1].name, plus)
+            page = self._read_page(caller, handle, row, page.next, plus)
         else:
-            first, after = handle.before(row)
-            page = self._read_page(caller, handle, first, after, plus)
+            first, cursor = handle.before(row)
+            page = self._read_page(caller, handle, first, cursor, plus)
         while row >= page.first + len(page.items):
             if page.last:
                 return None
-            page = self._read_page(caller, handle, page.first + len(page.items), page.items[-1].name, plus)
+            page = self._read_page(caller, handle, page.first + len(page.items), page.next, plus)
         return page
 
-    def _read_page(self, caller: Caller, handle: DirHandle, first: int, after: bytes | None, plus: bool) -> Page:
-        limit = FIRST_PAGE if after is None else (PLUS_PAGE if plus else PAGE)
+    def _read_page(self, caller: Caller, handle: DirHandle, first: int, cursor: Cursor, plus: bool) -> Page:
+        limit = FIRST_PAGE if cursor is None else (PLUS_PAGE if plus else PAGE)
         read_at = time.monotonic()
         who = self.who(caller)
         try:
-            items = self.meta.list_dir(who, handle.ino, plus, after, limit)
+            found = self.meta.list_dir(who, handle.ino, plus, cursor, limit)
         except Refused as problem:
             if not plus or problem.errno != errno.EACCES:
                 raise
-            items = self.meta.list_dir(who, handle.ino, False, after, limit)
-        # An engine that does not page answers everything at once, whatever the limit.
-        page = Page(first, after, items, len(items) != limit, read_at)
+            found = self.meta.list_dir(who, handle.ino, False, cursor, limit)
+        page = Page(first, handle.unlisted(first, found, cursor), found.next, read_at)
         handle.page = page
-        if items:
-            handle.remember(first + len(items), items[-1].name)
+        if page.items and not page.last:
+            handle.remember(first + len(page.items), page.next)
         return page
 
     @traced(lambda result, ino, fh: f"({ino})")

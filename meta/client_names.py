@@ -14,7 +14,7 @@ from meta.rules.link import link
 from meta.rules.removal import Removed
 from meta.rules.remove import rmdir, unlink
 from meta.rules.rename import Sizes, rename
-from meta.transaction import DirItem, Transaction
+from meta.transaction import Cursor, DirPage, Transaction
 from meta.types import FILE, ROOT, Caller
 
 _CREATE_ATTEMPTS = 10  # of a name that others keep creating and removing
@@ -35,13 +35,11 @@ class NameCalls(FileCalls):
         ino, attr = lookup.resolve(self.reader, self.vol, caller, self._real(start), path)
         return (ROOT, attr) if ino == self.root else (ino, attr)
 
-    def list_dir(
-        self, caller: Caller, ino: int, plus: bool, after: bytes | None = None, limit: int = -1
-    ) -> list[DirItem]:
-        """Entries without "." and "..", behind the name `after`; with attributes if `plus`."""
+    def list_dir(self, caller: Caller, ino: int, plus: bool, cursor: Cursor = None, limit: int = -1) -> DirPage:
+        """Entries without "." and "..", from `cursor` on; with attributes if `plus`."""
         if ino == ROOT:
             ino = self.root
-        return lookup.list_dir(self.reader, self.vol, caller, ino, plus, after, limit)
+        return lookup.list_dir(self.reader, self.vol, caller, ino, plus, cursor, limit)
 
     def paths(self, ino: int) -> list[bytes]:
         """Every path that leads to an inode from the client's root."""

@@ -9,7 +9,13 @@ from typing import Final
 from meta.errors import BadURL, MetaError
 from meta.transaction import Engine
 
-_ENGINES: Final = {"sqlite3": "meta.sql.engine", "memkv": "meta.tkv.engine"}
+_ENGINES: Final = {
+    "sqlite3": "meta.sql.engine",
+    "redis": "meta.redis.engine",
+    "rediss": "meta.redis.engine",
+    "unix": "meta.redis.engine",
+    "memkv": "meta.tkv.engine",
+}
 """Scheme to the module whose `open_url(url, read_only)` makes the engine; imported when asked for."""
 
 _OFFICIAL: Final = ("redis", "rediss", "unix", "mysql", "postgres", "badger", "etcd", "tikv", "fdb")

@@ -15,7 +15,7 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from meta.acl import Rule
@@ -56,6 +56,17 @@ class DirItem(NamedTuple):
     ino: int
     type: int
     attr: Attr | None
+
+
+Cursor = bytes | int | None
+"""Where a page of a listing begins, in the engine's own terms; None is the beginning."""
+
+
+class DirPage(NamedTuple):
+    """Entries of a directory, and where the next ones begin; None if these are the last."""
+
+    items: list[DirItem]
+    next: Cursor
 
 
 class SessionRecord(NamedTuple):
@@ -108,16 +119,20 @@ class Reader(Protocol):
         """An entry and the inode record it leads to (None if that is missing), in one round trip where possible."""
         ...
 
+    def targets(self, start: int, names: Sequence[bytes]) -> list[tuple[Dirent, Attr | None]]:
+        """Follow names from the directory `start` on, as far as there are entries; in one round trip where possible."""
+        ...
+
     def has_entries(self, ino: int) -> bool:
         """Whether the directory holds anything."""
         ...
 
-    def list_entries(
-        self, ino: int, *, plus: bool = False, after: bytes | None = None, limit: int = -1
-    ) -> list[DirItem]:
-        """Entries of a directory in the engine's own stable order, from just behind the name `after`.
+    def list_entries(self, ino: int, *, plus: bool = False, cursor: Cursor = None, limit: int = -1) -> DirPage:
+        """Entries of a directory in the engine's own order, from `cursor` (the `next` of the page before) on.
 
-        `plus` adds attributes. An engine whose order is not by name may answer everything and ignore `limit`.
+        `plus` adds attributes. What is there from the first page to the last is listed, what comes or goes meanwhile
+        may be. A page has about `limit` entries (all without a limit), maybe more; a name may come again in a later
+        page where the cursor is no name.
         """
         ...
 
@@ -135,8 +150,11 @@ class Reader(Protocol):
         """The slice records of a chunk, oldest first, 24 bytes each (`meta.slices`); empty if there are none."""
         ...
 
-    def chunks(self, ino: int) -> dict[int, bytes]:
-        """All chunks of a file that have records."""
+    def chunks(self, ino: int, length: int = 0) -> dict[int, bytes]:
+        """All chunks of a file that have records.
+
+        `length` is the file's: an engine that cannot list the chunks of a file looks for those that it may have.
+        """
         ...
 
     def flocks(self, ino: int) -> dict[Owner, bytes]:
@@ -174,6 +192,19 @@ class Reader(Protocol):
         ...
 
     def delayed(self, slice_id: int, created: int) -> Delayed | None: ...
+
+
+def follow(reader: Reader, start: int, names: Sequence[bytes]) -> list[tuple[Dirent, Attr | None]]:
+    """`Reader.targets` for engines where a round trip costs nothing: one name after the other."""
+    found: list[tuple[Dirent, Attr | None]] = []
+    ino = start
+    for name in names:
+        target = reader.target(ino, name)
+        if target is None:
+            break
+        found.append(target)
+        ino = target[0].ino
+    return found
 
 
 class Transaction(Reader, Protocol):

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import redis_server
+
 from meta.client import MetaClient, SessionInfo
 from meta.config import MetaConfig
 from meta.engines import open_engine
@@ -22,13 +24,20 @@ from meta.slices import Piece, decode_slices
 from meta.transaction import Engine
 from meta.types import CHUNK_SHIFT, CHUNK_SIZE, ROOT, SUPERUSER, Identity
 
-ENGINES = ("memkv", "sqlite3")
+ENGINES = ("memkv", "sqlite3", "redis")
 SHORT = Identity(uid=1000, gid=1000, groups=(1000,))
+
+
+def fresh_url(kind: str, tmp_path: Path) -> str:
+    """The address of a store that holds nothing."""
+    if kind == "redis":
+        return redis_server.shared().url()
+    return f"sqlite3://{tmp_path}/meta.db" if kind == "sqlite3" else f"memkv://{tmp_path.name}"
 
 
 def new_engine(kind: str, tmp_path: Path, **setting: Any) -> Engine:
     """A fresh volume on a fresh engine."""
-    engine = open_engine(f"sqlite3://{tmp_path}/meta.db" if kind == "sqlite3" else f"memkv://{tmp_path.name}")
+    engine = open_engine(fresh_url(kind, tmp_path))
     engine.prepare()
     init_volume(engine, Setting(**{"name": "test", "uuid": "5a1ade", "trash_days": 0, **setting}))
     return engine

@@ -80,7 +80,7 @@ class Namespace:
         return lookup(self.reader, self.vol, self.caller, *self.place(path))
 
     def names(self, path: str = "") -> list[bytes]:
-        return sorted(item.name for item in list_dir(self.reader, self.vol, self.caller, self.ino(path), False))
+        return sorted(item.name for item in list_dir(self.reader, self.vol, self.caller, self.ino(path), False).items)
 
     def mknod(self, path: str, type: int = FILE, mode: int = 0o644, umask: int = 0, **more: Any) -> Created:
         parent, name = self.place(path)

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clients import ENGINES, fresh_url
 
 from meta.acl import Rule
 from meta.attr import Attr
 from meta.engines import open_engine
 from meta.errors import Refused
 from meta.slices import Slice, encode_slices
-from meta.transaction import Delayed, DeletedFile, DirStat, Engine, Quota, SessionRecord, Transaction
+from meta.transaction import Cursor, Delayed, DeletedFile, DirItem, DirStat, Engine, Quota, SessionRecord, Transaction
 from meta.types import DIRECTORY, FILE, SYMLINK, TRASH, Dirent
 
 RULE = Rule(7, 5, 7, 0, ((1000, 6),), ((2000, 4),))
@@ -21,10 +22,9 @@ RECORD_A = encode_slices([Slice(0, 5, 100, 0, 100)])
 RECORD_B = encode_slices([Slice(50, 6, 10, 0, 10)])
 
 
-@pytest.fixture(params=["sqlite3", "memkv"])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    url = f"sqlite3://{tmp_path}/meta.db" if request.param == "sqlite3" else "memkv://"
-    engine = open_engine(url)
+    engine = open_engine(fresh_url(request.param, tmp_path))
     engine.prepare()
     engine.init_counters({"nextInode": 2, "nextChunk": 1})
     yield engine
@@ -117,19 +117,19 @@ def test_listing_goes_on_behind_a_name(engine: Engine) -> None:
         tx.put_entry(4, b"other", Dirent(FILE, 5))
 
     engine.transact(body)
-    everything = engine.reader.list_entries(3)
+    everything = engine.reader.list_entries(3).items
     assert sorted(item.name for item in everything) == sorted(names)
     assert all(item.attr is None for item in everything)
-    pages = []
-    after = None
-    while page := engine.reader.list_entries(3, plus=True, after=after, limit=300):
+    pages: list[DirItem] = []
+    cursor: Cursor = None
+    while not pages or cursor is not None:
+        page, cursor = engine.reader.list_entries(3, plus=True, cursor=cursor, limit=300)
         pages += page
-        after = page[-1].name
     assert [item.name for item in pages] == [item.name for item in everything]
     assert {item.ino: item.attr and item.attr.length for item in pages} == {
         100 + number: number if number % 2 else None for number in range(len(names))
     }
-    assert engine.reader.list_entries(9) == []
+    assert engine.reader.list_entries(9) == ([], None)
 
 
 def test_parents_count_names(engine: Engine) -> None:
@@ -196,12 +196,12 @@ def test_chunks_append_and_count(engine: Engine) -> None:
     reader = engine.reader
     assert reader.chunk(5, 0) == RECORD_A + RECORD_B + RECORD_A
     assert reader.chunk(5, 1) == b""
-    assert reader.chunks(5) == {0: RECORD_A + RECORD_B + RECORD_A, 0x7FFFFFFF: RECORD_B}
+    assert reader.chunks(5, 1 << 57) == {0: RECORD_A + RECORD_B + RECORD_A, 0x7FFFFFFF: RECORD_B}
     engine.transact(lambda tx: tx.put_chunk(5, 0, RECORD_B))
     assert reader.chunk(5, 0) == RECORD_B
     engine.transact(lambda tx: tx.append_slices(5, 0, RECORD_A))
     engine.transact(lambda tx: tx.delete_chunk(5, 0x7FFFFFFF))
-    assert reader.chunks(5) == {0: RECORD_B + RECORD_A}
+    assert reader.chunks(5, 1 << 57) == {0: RECORD_B + RECORD_A}
     assert list(engine.list_slices()) == [(5, 0, RECORD_B + RECORD_A)]
 
 
@@ -229,8 +229,8 @@ def test_delayed_slices(engine: Engine) -> None:
     assert engine.reader.delayed(7, 1000) == old
     assert engine.reader.delayed(7, 1001) is None
     assert engine.delayed_slices(2000) == [old]
-    assert engine.delayed_slices(2001) == [old, new]
-    assert engine.delayed_slices(2001, 1) == [old]
+    assert sorted(engine.delayed_slices(2001)) == [old, new]
+    assert engine.delayed_slices(2001, 1) in ([old], [new])
     engine.transact(lambda tx: tx.delete_delayed(7, 1000))
     assert engine.delayed_slices(9999) == [new]
 
@@ -346,9 +346,9 @@ def test_a_transaction_reads_its_own_writes(engine: Engine) -> None:
         assert tx.counter("usedSpace") == 4096
         assert tx.symlink(9) == b"t"
         assert tx.sustained(1) == [5]
-        assert [item.name for item in tx.list_entries(1)] == [b"x", b"y"]
+        assert [item.name for item in tx.list_entries(1).items] == [b"x", b"y"]
         tx.delete_entry(1, b"x")
-        assert [item.name for item in tx.list_entries(1, limit=1)] == [b"y"]
+        assert [item.name for item in tx.list_entries(1, limit=1).items] == [b"y"]
         assert tx.has_entries(1)
         tx.delete_entry(1, b"y")
         assert not tx.has_entries(1)
@@ -440,8 +440,9 @@ def test_one_name_is_created_once(engine: Engine) -> None:
 
 
 def test_allocations_never_overlap(engine: Engine) -> None:
-    assert engine.allocate("nextInode", 1024) == range(2, 1026)
-    assert engine.allocate("nextInode", 1) == range(1026, 1027)
+    first = engine.allocate("nextInode", 1024)
+    assert first == (range(1, 1025) if engine.name == "redis" else range(2, 1026))  # 1 is never taken (`IdPool`)
+    assert engine.allocate("nextInode", 1) == range(first.stop, first.stop + 1)
     assert engine.allocate("nextChunk", 4096) == range(1, 4097)
     taken: list[int] = []
     lock = threading.Lock()

@@ -325,7 +325,7 @@ class Names(RuleBasedStateMachine):
         assert (attr.type, attr.nlink) == (node.type, node.nlink), path
         assert inos.setdefault(ino, node) is node, path
         names.setdefault(ino, []).append(path or b"/")
-        items = {item.name: item for item in self.fs.reader.list_entries(ino)} if node.is_dir else {}
+        items = {item.name: item for item in self.fs.reader.list_entries(ino).items} if node.is_dir else {}
         assert sorted(items) == sorted(name.encode() for name in node.entries), path
         for name, child in node.entries.items():
             item = items[name.encode()]

@@ -123,7 +123,7 @@ def test_what_does_not_go_there(fs: Namespace) -> None:
     fs.create("g")
     removed = fs.unlink("g", skip_trash=True)
     assert removed.deleted is not None and not removed.trashed
-    assert not fs.engine.reader.list_entries(TRASH)
+    assert not fs.engine.reader.list_entries(TRASH).items
 
 
 def test_the_trash_is_roots_to_empty(fs: Namespace) -> None:

@@ -123,7 +123,7 @@ def _trash_files(engine: Any) -> Any:
 
     waiting = [TRASH]
     while waiting:
-        for item in engine.reader.list_entries(waiting.pop(), plus=True):
+        for item in engine.reader.list_entries(waiting.pop(), plus=True).items:
             if item.type == DIRECTORY:
                 waiting.append(item.ino)
             elif item.attr is not None:

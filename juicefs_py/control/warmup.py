@@ -118,7 +118,7 @@ class FillCache:
             return
         waiting = [ino] if attr.type == DIRECTORY else []
         while waiting:
-            for item in self._vfs.meta.list_dir(SUPERUSER, waiting.pop(), True):
+            for item in self._vfs.meta.list_dir(SUPERUSER, waiting.pop(), True).items:
                 if item.type == DIRECTORY:
                     waiting.append(item.ino)
                 elif item.type == FILE and item.attr is not None:

@@ -232,7 +232,7 @@ def _copy_content(tx: Transaction, src: int, dst: int, attr: Attr) -> None:
         tx.put_symlink(dst, tx.symlink(src) or b"")
     elif attr.is_file:
         references: Counter[tuple[int, int]] = Counter()
-        for indx, records in tx.chunks(src).items():
+        for indx, records in tx.chunks(src, attr.length).items():
             tx.append_slices(dst, indx, records)
             references.update([(piece.id, piece.size) for piece in decode_slices(records) if piece.id])
         for (slice_id, size), count in references.items():

@@ -147,7 +147,7 @@ def zero_range(tx: Transaction, ino: int, start: int, end: int) -> None:
     pos = start & _MASK
     tx.append_slices(ino, first, _zeros(pos, min(CHUNK_SIZE - pos, end - start)))
     if last - first > _FEW_CHUNKS:
-        between = [indx for indx in tx.chunks(ino) if first < indx < last]
+        between = [indx for indx in tx.chunks(ino, end) if first < indx < last]
     else:
         between = [indx for indx in range(first + 1, last) if tx.chunk(ino, indx)]
     for indx in between:

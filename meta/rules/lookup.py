@@ -13,7 +13,7 @@ from meta.errors import Refused
 from meta.rules.access import EXECUTE, READ, require
 from meta.rules.context import Volume
 from meta.rules.directory import searchable
-from meta.transaction import DirItem, Reader
+from meta.transaction import Cursor, DirItem, DirPage, Reader
 from meta.types import MAX_NAME, ROOT, TRASH, TRASH_NAME, Caller
 
 PAGE = 4096  # entries listed at a time
@@ -57,36 +57,55 @@ def resolve(reader: Reader, vol: Volume, caller: Caller, start: int, path: bytes
     """
     ino = vol.root if path.startswith(b"/") else start
     attr = _attr(reader, ino)
-    for name in path.split(b"/"):
-        if not name:
-            continue
+    names = [name for name in path.split(b"/") if name]
+    plain = ino != ROOT or names[:1] != [TRASH_NAME]
+    if plain and not any(name in (b".", b"..") or len(name) > MAX_NAME for name in names):
+        return _descend(reader, caller, ino, attr, names)
+    for name in names:
         if not attr.is_dir:
             raise Refused(errno.ENOTDIR)
         ino, attr = lookup(reader, vol, caller, ino, name)
     return ino, attr
 
 
+def _descend(reader: Reader, caller: Caller, ino: int, attr: Attr, names: list[bytes]) -> tuple[int, Attr]:
+    """Follow ordinary names, all read at once, with the checks that `lookup` makes at each."""
+    found = reader.targets(ino, names) if names else []
+    for at in range(len(names)):
+        if not attr.is_dir:
+            raise Refused(errno.ENOTDIR)
+        require(reader, caller, attr, EXECUTE)
+        if at == len(found):
+            raise Refused(errno.ENOENT)
+        entry, record = found[at]
+        ino, attr = entry.ino, record or Attr(entry.type)
+    return ino, attr
+
+
 def list_dir(
-    reader: Reader, vol: Volume, caller: Caller, ino: int, plus: bool, after: bytes | None = None, limit: int = -1
-) -> list[DirItem]:
-    """Entries of a directory behind the name `after`, without "." and ".."; with attributes if `plus`."""
+    reader: Reader, vol: Volume, caller: Caller, ino: int, plus: bool, cursor: Cursor = None, limit: int = -1
+) -> DirPage:
+    """Entries of a directory from `cursor` on, without "." and ".."; with attributes if `plus`."""
     if not caller.checked:
         attr = _attr(reader, ino)
         if not attr.is_dir:
             raise Refused(errno.ENOTDIR)
         require(reader, caller, attr, READ | EXECUTE if plus else READ)
-    items = reader.list_entries(ino, plus=plus, after=after, limit=limit)
-    return items if all(item.name for item in items) else [item for item in items if item.name]
+    page = reader.list_entries(ino, plus=plus, cursor=cursor, limit=limit)
+    if all(item.name for item in page.items):
+        return page
+    return page._replace(items=[item for item in page.items if item.name])
 
 
 def entries(reader: Reader, ino: int, *, plus: bool = False) -> Iterator[list[DirItem]]:
     """All entries of a directory, page by page. Entries that come or go meanwhile may be seen or not."""
-    after = None
-    while items := reader.list_entries(ino, plus=plus, after=after, limit=PAGE):
-        yield items
-        if len(items) != PAGE:  # the last page, or an engine that answers everything
+    cursor: Cursor = None
+    while True:
+        items, cursor = reader.list_entries(ino, plus=plus, cursor=cursor, limit=PAGE)
+        if items:
+            yield items
+        if cursor is None:
             return
-        after = items[-1].name
 
 
 def paths(reader: Reader, vol: Volume, ino: int) -> list[bytes]:

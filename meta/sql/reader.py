@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from meta.acl import UNSET, Rule, decode_pairs
@@ -11,7 +11,18 @@ from meta.attr import Attr
 from meta.slices import decode_delayed
 from meta.sql.rows import Row, read_node, unsigned
 from meta.sql.statements import QUOTA_TYPES, Statements
-from meta.transaction import Delayed, DirItem, DirStat, Owner, Quota, QuotaKind, SessionRecord
+from meta.transaction import (
+    Cursor,
+    Delayed,
+    DirItem,
+    DirPage,
+    DirStat,
+    Owner,
+    Quota,
+    QuotaKind,
+    SessionRecord,
+    follow,
+)
 from meta.types import Dirent
 
 _IN_AT_MOST = 500  # arguments of one IN (...)
@@ -58,15 +69,18 @@ class SqlReader(ABC):
     def has_entries(self, ino: int) -> bool:
         return self.one(self.sql.has_entries, (ino,)) is not None
 
-    def list_entries(
-        self, ino: int, *, plus: bool = False, after: bytes | None = None, limit: int = -1
-    ) -> list[DirItem]:
-        """By name. A negative limit is none."""
-        arguments = (ino, after or b"", limit)
+    def targets(self, start: int, names: Sequence[bytes]) -> list[tuple[Dirent, Attr | None]]:
+        return follow(self, start, names)
+
+    def list_entries(self, ino: int, *, plus: bool = False, cursor: Cursor = None, limit: int = -1) -> DirPage:
+        """By name, which is the cursor. A negative limit is none."""
+        arguments = (ino, cursor or b"", limit)
         if plus:
             rows = self.all(self.sql.list_plus, arguments)
-            return [DirItem(row[0], row[1], row[2], _joined_node(row[3:])) for row in rows]
-        return [DirItem(name, child, kind, None) for name, child, kind in self.all(self.sql.list, arguments)]
+            items = [DirItem(row[0], row[1], row[2], _joined_node(row[3:])) for row in rows]
+        else:
+            items = [DirItem(name, child, kind, None) for name, child, kind in self.all(self.sql.list, arguments)]
+        return DirPage(items, items[-1].name if len(items) == limit else None)
 
     def parents(self, ino: int) -> dict[int, int]:
         return dict(self.all(self.sql.parents, (ino,)))
@@ -85,7 +99,7 @@ class SqlReader(ABC):
     def chunk(self, ino: int, indx: int) -> bytes:
         return self._value(self.sql.chunk, (ino, indx)) or b""
 
-    def chunks(self, ino: int) -> dict[int, bytes]:
+    def chunks(self, ino: int, length: int = 0) -> dict[int, bytes]:
         return {indx: records for indx, records in self.all(self.sql.chunks, (ino,)) if records}
 
     def flocks(self, ino: int) -> dict[Owner, bytes]:

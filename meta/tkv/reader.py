@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from meta.acl import Rule
 from meta.attr import Attr
 from meta.slices import decode_delayed
 from meta.tkv import keys, values
 from meta.tkv.kv import KvReader, KvStore
-from meta.transaction import Delayed, DirItem, DirStat, Owner, Quota, QuotaKind, SessionRecord
+from meta.transaction import (
+    Cursor,
+    Delayed,
+    DirItem,
+    DirPage,
+    DirStat,
+    Owner,
+    Quota,
+    QuotaKind,
+    SessionRecord,
+    follow,
+)
 from meta.types import Dirent
 
 
@@ -41,18 +52,20 @@ class TkvReader:
         prefix = keys.entry_key(ino)
         return next(iter(self.kv.scan(prefix, keys.prefix_end(prefix), 1)), None) is not None
 
-    def list_entries(
-        self, ino: int, *, plus: bool = False, after: bytes | None = None, limit: int = -1
-    ) -> list[DirItem]:
-        """By name. A negative limit is none."""
+    def targets(self, start: int, names: Sequence[bytes]) -> list[tuple[Dirent, Attr | None]]:
+        return follow(self, start, names)
+
+    def list_entries(self, ino: int, *, plus: bool = False, cursor: Cursor = None, limit: int = -1) -> DirPage:
+        """By name, which is the cursor. A negative limit is none."""
         prefix = keys.entry_key(ino)
-        begin = prefix if after is None else prefix + after + b"\0"
+        begin = prefix + cursor + b"\0" if isinstance(cursor, bytes) else prefix
         entries = [
             (key[len(prefix) :], values.decode_entry(data))
             for key, data in self.kv.scan(begin, keys.prefix_end(prefix), limit)
         ]
         attrs = self.attrs(entry.ino for _, entry in entries) if plus else {}
-        return [DirItem(name, entry.ino, entry.type, attrs.get(entry.ino)) for name, entry in entries]
+        items = [DirItem(name, entry.ino, entry.type, attrs.get(entry.ino)) for name, entry in entries]
+        return DirPage(items, items[-1].name if len(items) == limit else None)
 
     def parents(self, ino: int) -> dict[int, int]:
         counts = {
@@ -72,7 +85,7 @@ class TkvReader:
     def chunk(self, ino: int, indx: int) -> bytes:
         return self.kv.get(keys.chunk_key(ino, indx)) or b""
 
-    def chunks(self, ino: int) -> dict[int, bytes]:
+    def chunks(self, ino: int, length: int = 0) -> dict[int, bytes]:
         return {keys.read_u32(suffix): data for suffix, data in self._under(keys.chunks_key(ino)) if data}
 
     def flocks(self, ino: int) -> dict[Owner, bytes]:
@@ -145,11 +158,9 @@ class LatestReader(TkvReader):
         finally:
             kv.close()
 
-    def list_entries(
-        self, ino: int, *, plus: bool = False, after: bytes | None = None, limit: int = -1
-    ) -> list[DirItem]:
+    def list_entries(self, ino: int, *, plus: bool = False, cursor: Cursor = None, limit: int = -1) -> DirPage:
         kv = self._store.begin()
         try:
-            return TkvReader(kv).list_entries(ino, plus=plus, after=after, limit=limit)
+            return TkvReader(kv).list_entries(ino, plus=plus, cursor=cursor, limit=limit)
         finally:
             kv.close()

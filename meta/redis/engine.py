@@ -1,0 +1,327 @@
+"""The Redis engine: transactions with retries, counters, locks of sessions. Not records (reader, transaction).
+
+A transaction takes one round trip if what the rule reads is believed already (`known`), else two: what it reads in one
+batch, and the request that checks and writes. Nothing is held in between, so a client that dies leaves nothing behind.
+
+When the connection breaks while a request is out, nobody knows whether it was applied. It is then sent again: it can
+only be applied if everything is still as it was read, so never twice. If that fails, the records that it would have
+written tell whether it was the first sending that changed them (`RedisTransaction.arrived`); if they do not, the
+outcome stays unknown, and the caller hears of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal, TypeVar
+
+from meta.acl import Rule
+from meta.attr import Attr
+from meta.errors import MetaError, OutcomeUnknown, Refused, Unavailable
+from meta.redis import keys as k
+from meta.redis.endpoint import Endpoint
+from meta.redis.keys import Keys
+from meta.redis.known import Known
+from meta.redis.link import Link, Lost, NotNow, Patience
+from meta.redis.reader import BATCH, RedisReader, batches, pairs
+from meta.redis.request import Word
+from meta.redis.scans import Scans
+from meta.redis.scripts import APPLY, GATE
+from meta.redis.server import examine, refuse_strangers
+from meta.redis.transaction import RedisTransaction
+from meta.redis.url import Options
+from meta.redis.view import Totals
+from meta.transaction import Delayed, DeletedFile, QuotaKind, Reader, SessionRecord, Transaction
+from meta.types import Dirent
+
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 50
+_FIRST: Final = {"nextInode": 2, "nextChunk": 1}
+
+
+class _Changed(Exception):
+    """What a transaction was built on is not so any more."""
+
+
+class RedisEngine:
+    """`Engine` over Redis."""
+
+    name = "redis"
+
+    def __init__(self, options: Options, read_only: bool = False) -> None:
+        self._read_only = read_only
+        self._busy = threading.local()
+        self._totals: Totals = {}
+        self._known = Known()
+        self._endpoint = Endpoint(options, read_only)
+        self._link = Link(self._endpoint)
+        self._link.reach()
+        self._keys = Keys(self._endpoint.prefix)
+        self._reader = RedisReader(self._link, self._keys, self._known)
+        self._scans = Scans(self._reader)
+        self.reader: Reader = self._reader
+
+    def __repr__(self) -> str:
+        return f"RedisEngine({self._endpoint})"
+
+    # Transactions
+
+    def transact(self, body: Callable[[Transaction], T]) -> T:
+        return self._write(body)
+
+    def _write(self, body: Callable[[RedisTransaction], T]) -> T:
+        if self._read_only:
+            raise Refused(errno.EROFS)
+        return self._attempts(body, speculate=True)
+
+    def view(self, body: Callable[[Reader], T]) -> T:
+        return self._attempts(body, speculate=False)
+
+    def _attempts(self, body: Callable[[RedisTransaction], T], speculate: bool) -> T:
+        if getattr(self._busy, "now", False):
+            raise RuntimeError("a transaction inside a transaction")
+        self._busy.now = True
+        try:
+            for attempt in range(_ATTEMPTS):
+                tx = RedisTransaction(self._link, self._keys, self._known, self._totals, speculate)
+                try:
+                    return self._attempt(tx, body)
+                except _Changed:
+                    if not speculate:
+                        time.sleep(random.random() * (attempt + 1) ** 2 / 1000)
+                    speculate = False
+            raise Unavailable(f"{self._endpoint}: others changed the same records, {_ATTEMPTS} times in a row")
+        finally:
+            self._busy.now = False
+
+    def _attempt(self, tx: RedisTransaction, body: Callable[[RedisTransaction], T]) -> T:
+        """Run the rule and apply what it writes. A refusal counts only if it is based on what really is so."""
+        try:
+            result = body(tx)
+        except MetaError:
+            self._confirm(tx)
+            raise
+        except Exception:
+            if tx.speculated:
+                raise _Changed from None
+            raise
+        writes = tx.request().words
+        if not writes:
+            self._confirm(tx)
+            return result
+        conditions = tx.conditions()
+        words: list[Word] = [len(conditions)]
+        for condition in conditions:
+            words += condition.words
+        words += writes
+        answer = self._apply(tx, words, repeatable=bool(conditions) or not tx.adds)
+        if answer is not None:
+            tx.committed(answer)
+        return result
+
+    def _confirm(self, tx: RedisTransaction) -> None:
+        """All that was read was so at one moment: read in one round trip, or still so now. Otherwise `_Changed`."""
+        if tx.speculated:
+            raise _Changed
+        if tx.fetches > 1:
+            conditions = tx.conditions()
+            words: list[Word] = [len(conditions)]
+            for condition in conditions:
+                words += condition.words
+            if isinstance(self._link.ask((b"EVAL", APPLY.source, 1, self._keys.setting, *words))[0], int):
+                raise _Changed
+
+    def _apply(self, tx: RedisTransaction, words: Sequence[Word], repeatable: bool) -> list[int] | None:
+        """Send a request until it is applied: its answers, None if those were lost. `_Changed`, `OutcomeUnknown`."""
+        lost: Lost | None = None
+        patience = Patience(self._endpoint.deadline_s)
+        while True:
+            try:
+                answer = self._link.run_script(APPLY, self._keys.setting, words)
+            except Lost as e:
+                lost = e
+                if not repeatable:
+                    raise OutcomeUnknown(f"{e}: whether the last change was made is unknown") from e
+                self._pause(patience, e, lost)
+            except NotNow as e:
+                self._pause(patience, e, lost)
+            else:
+                if not isinstance(answer, int):
+                    return list(answer)
+                if lost is None:
+                    raise _Changed
+                if tx.arrived():
+                    return None
+                raise OutcomeUnknown(f"{lost}: whether the last change was made is unknown") from lost
+
+    @staticmethod
+    def _pause(patience: Patience, trouble: Lost | NotNow, lost: Lost | None) -> None:
+        try:
+            patience.wait(trouble)
+        except Unavailable as e:
+            if lost is not None:
+                raise OutcomeUnknown(f"{e}: whether the last change was made is unknown") from e
+            raise
+
+    # Counters and ids
+
+    def allocate(self, counter: Literal["nextInode", "nextChunk"], count: int) -> range:
+        """Redis keeps the last number handed out. If an answer is lost, so are its numbers."""
+        self._about_to_write()
+        last = self._link.ask((b"INCRBY", self._keys.counter(counter), count))[0]
+        return range(last + 1 - count, last + 1)
+
+    def increment(self, counter: str, delta: int = 1) -> int:
+        self._about_to_write()
+        key = self._keys.counter(counter)
+        if counter.startswith("next") or counter.endswith("MaxId"):  # a number lost is no loss
+            return int(self._link.ask((b"INCRBY", key, delta))[0])
+        try:
+            return int(self._link.checked(self._link.exchange([(b"INCRBY", key, delta)])[0]))
+        except Lost as e:
+            raise OutcomeUnknown(f"{e}: whether {counter} was changed is unknown") from e
+
+    def gate(self, name: str, now: int, period: int) -> bool:
+        self._about_to_write()
+        try:
+            return bool(self._link.run_script(GATE, self._keys.counter(name), (now, now - period)))
+        except Lost:  # if it was set nobody runs the job this time
+            return False
+
+    def intern_acl(self, rule: Rule) -> int:
+        self._about_to_write()
+        for acl_id, data in self._reader.hash(self._keys.acls).items():
+            if Rule.decode(data) == rule:
+                return int(acl_id)
+        number = self.increment("aclMaxId")
+        self._link.ask((b"HSETNX", self._keys.acls, number, rule.encode()))
+        return number
+
+    def init_counters(self, values: Mapping[str, int]) -> None:
+        """A counter that is not there is 0, and the first numbers follow from that: nothing to store for those."""
+
+        def body(tx: RedisTransaction) -> None:
+            for name, value in values.items():
+                if name in _FIRST:
+                    value = value - 1 if value > _FIRST[name] else 0
+                key = self._keys.counter(name)
+                if value and tx.get(key) is None:
+                    tx.put_counter(name, value)
+
+        self._write(body)
+
+    # Sessions and locks
+
+    def sessions(self) -> list[SessionRecord]:
+        return self._scans.sessions()
+
+    def stale_sessions(self, now: int, limit: int) -> list[int]:
+        return self._scans.stale_sessions(now, limit)
+
+    def session_locks(self, sid: int) -> tuple[dict[int, dict[int, bytes]], dict[int, dict[int, bytes]]]:
+        flocks: dict[int, dict[int, bytes]] = {}
+        plocks: dict[int, dict[int, bytes]] = {}
+        for key, fields in self._locks_of(sid):
+            name = key[len(self._keys.prefix) :]
+            locks = flocks if name.startswith(b"lockf") else plocks
+            if fields:
+                locks[int(name[5:])] = {k.read_owner(field)[1]: value for field, value in fields.items()}
+        return flocks, plocks
+
+    def _locks_of(self, sid: int) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+        """The keys in which a session is registered, and what it holds there."""
+        registered = self._link.ask((b"SMEMBERS", self._keys.locked(sid)))[0]
+        for batch in batches(registered):
+            for key, flat in zip(batch, self._link.ask(*[(b"HGETALL", key) for key in batch]), strict=True):
+                yield key, {field: value for field, value in pairs(flat).items() if field.startswith(b"%d_" % sid)}
+
+    def drop_locks(self, sid: int) -> None:
+        self._about_to_write()
+        held = [(b"HDEL", key, *fields) for key, fields in self._locks_of(sid) if fields]
+        for batch in batches(held):
+            self._link.ask(*batch)
+        self._link.ask((b"DEL", self._keys.locked(sid)))
+
+    # Scans
+
+    def deleted_files(self, before: int, limit: int) -> list[DeletedFile]:
+        return self._scans.deleted_files(before, limit)
+
+    def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]:
+        return self._scans.delayed(before, limit)
+
+    def detached(self, before: int) -> list[int]:
+        return self._scans.detached(before)
+
+    def dead_slices(self) -> Iterator[tuple[int, int]]:
+        return ((slice_id, size) for slice_id, size, refs in self._scans.slice_refs() if refs <= 0)
+
+    def list_slices(self) -> Iterator[tuple[int, int, bytes]]:
+        return self._scans.slices()
+
+    def list_nodes(self) -> Iterator[tuple[int, Attr]]:
+        return self._scans.nodes()
+
+    def list_edges(self) -> Iterator[tuple[int, bytes, Dirent]]:
+        return self._scans.edges()
+
+    def list_slice_refs(self) -> Iterator[tuple[int, int, int]]:
+        return self._scans.slice_refs()
+
+    def clear_dir_stats(self) -> None:
+        keys = self._keys
+        self._delete((keys.dir_length, keys.dir_space, keys.dir_inodes))
+
+    def clear_quotas(self, kinds: Iterable[QuotaKind]) -> None:
+        self._delete([key for kind in kinds for key in self._keys.quota(kind)])
+
+    def _delete(self, keys: Sequence[bytes]) -> None:
+        self._about_to_write()
+        for batch in batches(keys):
+            self._link.ask(*[(b"UNLINK", key) for key in batch])
+
+    def _about_to_write(self) -> None:
+        """For changes outside of transactions."""
+        if self._read_only:
+            raise Refused(errno.EROFS)
+        if getattr(self._busy, "now", False):
+            raise RuntimeError("a transaction inside a transaction")
+
+    # The store as a whole
+
+    def prepare(self) -> None:
+        """Redis has no schema. Warns of a server that may lose data; `SettingError` if it holds something else."""
+        if not self._read_only:
+            examine(self._link)
+            refuse_strangers(self._reader, self._endpoint)
+
+    def is_empty(self) -> bool:
+        return next(self._scans.all_keys(), None) is None
+
+    def reset(self) -> None:
+        """Remove the volume's keys. What else the database holds stays."""
+        pending: list[bytes] = []
+        for key in self._scans.all_keys():
+            pending.append(key)
+            if len(pending) == BATCH:
+                self._delete(pending)
+                pending.clear()
+        self._delete(pending)
+
+    def sync(self) -> None:
+        """How durable a commit is, the server's configuration says (`appendfsync`): nothing is left to ask for."""
+
+    def flush(self) -> None:
+        """Nothing is deferred."""
+
+    def close(self) -> None:
+        self._link.close()
+
+
+def open_url(url: str, read_only: bool) -> RedisEngine:
+    """The engine of a `redis://`, `rediss://` or `unix://` URL."""
+    return RedisEngine(Options.parse(url), read_only)

@@ -1,0 +1,226 @@
+"""Connections to the server, and exchanges over them: one send, one round trip, whatever the number of commands.
+
+Not what is said (reader, transaction) and not which server it is (`endpoint`). Connections come from redis-py
+(authentication, TLS, database); on the hot path they are used directly, with commands packed by hiredis.
+
+Who runs: any thread. A connection belongs to one exchange at a time; idle ones wait in `_idle`, newest last. A
+connection that failed, or was interrupted between send and answer, is never used again. `list.append` and `list.pop`
+are atomic, so there is no lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any, Final
+
+from hiredis import pack_command
+from redis.connection import AbstractConnection
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from meta.errors import Corrupt, EngineError, OutOfSpace, Unavailable
+from meta.redis.endpoint import Endpoint
+from meta.redis.scripts import READING, Script
+
+log = logging.getLogger(__name__)
+
+Command = tuple[Any, ...]  # bytes, str and int
+
+_PASSING: Final = (BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError, AskError)  # MOVED is an ASK
+_PASSING_WORDS: Final = re.compile(r"^(BUSY|NOREPLICAS|MASTERDOWN) |-(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN) ")
+"""Answers that mean: not now, or not here. Nothing was done. Old servers quote what stopped a script behind a dash."""
+_MAX_IDLE: Final = 64
+_FIRST_PAUSE_S: Final = 0.02
+
+
+class Lost(EngineError):
+    """The connection broke after a command was sent: it may or may not have been done."""
+
+
+class NotNow(EngineError):
+    """The server could not be reached, or would not work now. Nothing was done."""
+
+
+class Link:
+    """All connections of one engine."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._idle: list[AbstractConnection] = []
+        self._closed = False
+        ref = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget_idle(ref))
+
+    def __repr__(self) -> str:
+        return f"Link({self.endpoint}, {len(self._idle)} idle)"
+
+    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands and read their answers once; answers that are errors are in the list. `Lost`, `NotNow`."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        answers: list[Any] = []
+        try:
+            packed = [pack_command(command) for command in commands]
+            connection.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)], False)
+            for _ in commands:
+                try:
+                    answers.append(connection.read_response(disable_decoding=True))
+                except ResponseError as e:
+                    answers.append(e)
+        except BusyLoadingError as e:
+            connection.disconnect()
+            self.forget()
+            raise NotNow(f"{self.endpoint}: {e}") from e
+        except (RedisError, OSError) as e:
+            connection.disconnect()
+            self.forget()
+            raise Lost(f"connection to {self.endpoint} lost: {e}") from e
+        except BaseException:
+            connection.disconnect()
+            raise
+        if self._closed or len(self._idle) >= _MAX_IDLE:
+            connection.disconnect()
+        else:
+            self._idle.append(connection)
+        return answers
+
+    def ask(self, *commands: Command) -> list[Any]:
+        """Commands that may be repeated (reads, and what does no harm twice): tried until the deadline.
+
+        Calls of `READING` scripts may be among them.
+        """
+        patience: Patience | None = None
+        while True:
+            try:
+                answers = self.exchange(commands)
+                for answer in answers:
+                    if isinstance(answer, RedisError):
+                        break
+                else:
+                    return answers
+                if any(isinstance(answer, NoScriptError) for answer in answers):
+                    self.exchange([(b"SCRIPT", b"LOAD", script.source) for script in READING])
+                    answers = self.exchange(commands)
+                return [self.checked(answer) for answer in answers]
+            except (Lost, NotNow) as e:
+                patience = patience or Patience(self.endpoint.deadline_s)
+                patience.wait(e)
+
+    def run_script(self, script: Script, key: bytes, arguments: Sequence[bytes | str | int]) -> Any:
+        """The answer of a script that must not run twice; `Lost` if it may have, `NotNow` if it has not."""
+        answer = self.exchange([(b"EVALSHA", script.sha, 1, key, *arguments)])[0]
+        if isinstance(answer, NoScriptError):  # a new server, or somebody has flushed its scripts
+            answer = self.exchange([(b"EVAL", script.source, 1, key, *arguments)])[0]
+        return self.checked(answer)
+
+    def checked(self, answer: Any) -> Any:
+        """The answer, or the error that it is, as one of ours."""
+        if not isinstance(answer, RedisError):
+            return answer
+        text = str(answer)
+        if _is_passing(answer):
+            self.forget()
+            self.endpoint.refresh()
+            raise NotNow(f"{self.endpoint}: {text}")
+        if isinstance(answer, OutOfMemoryError) or "-OOM " in text:
+            raise OutOfSpace(f"{self.endpoint} is out of memory: {text}")
+        if isinstance(answer, NoPermissionError):
+            raise Unavailable(f"{self.endpoint}: the user lacks permissions: {text}")
+        if "WRONGTYPE" in text:
+            raise Corrupt(f"{self.endpoint}: a key holds something else than it should: {text}")
+        raise Unavailable(f"{self.endpoint}: {text}")
+
+    def forget(self) -> None:
+        """Drop all idle connections: the server, or which server it is, has changed."""
+        while self._idle:
+            try:
+                self._idle.pop().disconnect()
+            except IndexError:
+                return
+
+    def reach(self) -> None:
+        """Connect for the first time, and learn what kind of server it is. `Unavailable` at once if that fails."""
+        try:
+            connection = self._connect()
+            self.endpoint.detect_cluster(connection)
+        except NotNow as e:
+            raise Unavailable(str(e)) from e
+        except (RedisError, OSError) as e:
+            raise Unavailable(f"{self.endpoint}: {e}") from e
+        if self.endpoint.clustered:  # this may be another node than ours
+            connection.disconnect()
+        else:
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        self._closed = True
+        self.forget()
+
+    def _connect(self) -> AbstractConnection:
+        if self._closed:
+            raise Unavailable(f"{self.endpoint}: closed")
+        try:
+            connection = self.endpoint.connection()
+            connection.connect()
+            return connection
+        except (AuthenticationError, AuthorizationError) as e:
+            raise Unavailable(f"{self.endpoint} refuses the user or the password: {e}") from e
+        except ResponseError as e:
+            self.endpoint.refresh()
+            if _is_passing(e):
+                raise NotNow(f"{self.endpoint}: {e}") from e
+            raise Unavailable(f"{self.endpoint}: {e}") from e
+        except (RedisError, OSError) as e:
+            self.endpoint.refresh()
+            raise NotNow(f"cannot connect to {self.endpoint}: {e}") from e
+
+
+class Patience:
+    """Pauses between attempts, longer and longer with jitter, until `deadline_s` after the first."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._end = time.monotonic() + deadline_s
+        self._pause = _FIRST_PAUSE_S
+        self._told = False
+
+    def wait(self, trouble: EngineError) -> None:
+        """Pause before the next attempt; `Unavailable` if there is no time for one."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise Unavailable(str(trouble)) from trouble
+        if not self._told:
+            self._told = True
+            log.warning("%s; trying again", trouble)
+        time.sleep(min(left, self._pause * random.uniform(0.5, 1)))
+        self._pause = min(self._pause * 2, 1.0)
+
+
+def _is_passing(answer: RedisError) -> bool:
+    return isinstance(answer, _PASSING) or _PASSING_WORDS.search(str(answer)) is not None
+
+
+def _forget_idle(ref: weakref.ref[Link]) -> None:
+    """In a forked child: the connections are the parent's, who goes on using them."""
+    link = ref()
+    if link is not None:
+        link._idle = []
