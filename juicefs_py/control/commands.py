@@ -124,7 +124,7 @@ class ControlCommands:
         if not attr.is_dir:
             return []
         found: list[tuple[int, int]] = []
-        for item in self._meta.list_dir(self._caller, ino, True):
+        for item in self._meta.list_dir(self._caller, ino, True).items:
             if item.attr is not None and item.type == FILE:
                 found.append((item.ino, item.attr.length))
             elif item.attr is not None and item.attr.is_dir:
