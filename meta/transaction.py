@@ -194,19 +194,6 @@ class Reader(Protocol):
     def delayed(self, slice_id: int, created: int) -> Delayed | None: ...
 
 
-def follow(reader: Reader, start: int, names: Sequence[bytes]) -> list[tuple[Dirent, Attr | None]]:
-    """`Reader.targets` for engines where a round trip costs nothing: one name after the other."""
-    found: list[tuple[Dirent, Attr | None]] = []
-    ino = start
-    for name in names:
-        target = reader.target(ino, name)
-        if target is None:
-            break
-        found.append(target)
-        ino = target[0].ino
-    return found
-
-
 class Transaction(Reader, Protocol):
     """Reads and writes that take effect together or not at all."""
 
@@ -309,7 +296,6 @@ class Engine(Protocol):
 
     name: str
     """The driver's name as users know it: sqlite3, memkv, redis, tikv, ..."""
-
     reader: Reader
     """Reads outside any transaction: each call sees the latest committed state."""
 

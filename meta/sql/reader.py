@@ -21,9 +21,9 @@ from meta.transaction import (
     Quota,
     QuotaKind,
     SessionRecord,
-    follow,
 )
 from meta.types import Dirent
+from meta.walk import follow
 
 _IN_AT_MOST = 500  # arguments of one IN (...)
 

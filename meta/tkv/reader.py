@@ -19,9 +19,9 @@ from meta.transaction import (
     Quota,
     QuotaKind,
     SessionRecord,
-    follow,
 )
 from meta.types import Dirent
+from meta.walk import follow
 
 
 class TkvReader:
