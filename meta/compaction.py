@@ -36,7 +36,8 @@ class Compactor:
         self._vol = vol
         self._files = files
         self._deleter = deleter
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._running = 0
         self._waiting: set[tuple[int, int]] = set()
         self._threads = ThreadPoolExecutor(_MAX_THREADS, "compact")
 
@@ -83,13 +84,17 @@ class Compactor:
         self._deleter.delete_slices(done.dead)
         return True
 
-    def close(self) -> None:
-        """Start nothing any more; a running compaction may end by itself."""
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Start nothing any more, and wait for what runs. What takes longer fails with its store, or at its commit."""
         with self._lock:
             self.store = None
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._lock.wait_for(lambda: not self._running, timeout_s)
 
     def _run(self, key: tuple[int, int]) -> None:
+        with self._lock:
+            self._running += 1
         try:
             self.compact(*key)
         except MetaError as e:
@@ -99,6 +104,8 @@ class Compactor:
         finally:
             with self._lock:
                 self._waiting.discard(key)
+                self._running -= 1
+                self._lock.notify_all()
 
     def _committed(self, ino: int, indx: int, slice_id: int) -> bool:
         records = self._vol.engine.reader.chunk(ino, indx)

@@ -1,4 +1,5 @@
-"""What clients clean up behind each other: dead sessions, removed files, dead slices, the expired trash.
+"""What clients clean up behind each other: dead sessions, removed files and dead slices, clones without a
+name, the expired trash.
 
 Not deletions that follow a removal at once (`meta.deleter`). Each job is elected by a gate: of all clients of a
 volume one runs it per period. Each is bounded in time, deletes a piece at a time, and leaves the rest to the next run.
@@ -14,13 +15,14 @@ from typing import NamedTuple
 
 from meta.deleter import Deleter
 from meta.errors import MetaError, Refused
+from meta.rules.clone import remove_detached
 from meta.rules.compact import release_delayed
 from meta.rules.context import Volume
 from meta.rules.lookup import entries
 from meta.rules.removal import Removed
 from meta.rules.sessions import end_session
 from meta.rules.trash import is_due
-from meta.rules.tree import remove_tree
+from meta.rules.tree import Report, remove_tree
 from meta.types import SUPERUSER, TRASH
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,20 @@ def clean_files(vol: Volume, deleter: Deleter, stop: Stop) -> None:
             if stop() or not deleter.delete_file_now(file):
                 return
         done += len(files)
+    clean_clones(vol, deleter, stop)
+
+
+def clean_clones(vol: Volume, deleter: Deleter, stop: Stop) -> None:
+    """Remove the trees of clones that were begun a day ago and never got their name: their client has died."""
+    follow = _follow(deleter, stop)
+    for ino in vol.engine.detached(vol.now()[0] - _DAY_S):
+        log.info("removing the unfinished clone %d", ino)
+        try:
+            remove_detached(vol, ino, follow)
+        except _Stopped:
+            return
+        except Refused as e:  # must not keep the others
+            log.warning("the unfinished clone %d cannot be removed: %s", ino, e)
 
 
 def clean_slices(vol: Volume, deleter: Deleter, stop: Stop) -> None:
@@ -83,12 +99,7 @@ def clean_trash(vol: Volume, deleter: Deleter, stop: Stop) -> None:
     now, days = vol.now()[0], vol.setting.trash_days
     hours = [item for page in entries(vol.engine.reader, TRASH) for item in page if is_due(item.name, now, days)]
 
-    def follow(removed: Removed) -> None:
-        if removed.deleted is not None:
-            deleter.delete_file(removed.deleted)
-        if stop():
-            raise _Stopped
-
+    follow = _follow(deleter, stop)
     for hour in sorted(hours, key=lambda item: item.ino):
         try:
             remove_tree(vol, SUPERUSER, TRASH, hour.name, skip_trash=True, force=True, removed=follow)
@@ -97,6 +108,18 @@ def clean_trash(vol: Volume, deleter: Deleter, stop: Stop) -> None:
         except Refused as e:  # must not keep the others
             log.warning("the trash of hour %s cannot be removed: %s", hour.name.decode(), e)
     clean_delayed(vol, deleter, stop)
+
+
+def _follow(deleter: Deleter, stop: Stop) -> Report:
+    """What follows from each inode that a removal of a tree tells of."""
+
+    def follow(removed: Removed) -> None:
+        if removed.deleted is not None:
+            deleter.delete_file(removed.deleted)
+        if stop():
+            raise _Stopped
+
+    return follow
 
 
 def clean_delayed(vol: Volume, deleter: Deleter, stop: Stop) -> None:

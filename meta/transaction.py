@@ -9,8 +9,7 @@ engine maps each record to its store in the exact format of JuiceFS 1.4.1; value
 
 A rule names what it will read with `prefetch`, reads, decides, and only then writes. A read after a write of the same
 record in the same transaction sees the written value. Nothing is visible to others before the commit; a body that
-raises changes nothing. A body may run several times (a conflict is retried), so it must not have side effects of its
-own.
+raises changes nothing. A body may run several times (a conflict is retried), so it has no side effects of its own.
 """
 
 from __future__ import annotations
@@ -296,6 +295,7 @@ class Engine(Protocol):
 
     name: str
     """The driver's name as users know it: sqlite3, memkv, redis, tikv, ..."""
+    counts_every_slice: bool  # False: slices that are referred to once may have no stored count
     reader: Reader
     """Reads outside any transaction: each call sees the latest committed state."""
 
@@ -341,7 +341,7 @@ class Engine(Protocol):
         ...
 
     def deleted_files(self, before: int, limit: int) -> list[DeletedFile]:
-        """Files deleted before `before`, oldest knowledge first where the store can tell."""
+        """Files deleted before `before`, oldest first where the store can tell; all of them if `limit` is negative."""
         ...
 
     def dead_slices(self) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Names and numbers that every part of the metadata room uses: inode numbers, file types, flags, limits.
 
-Sources: JuiceFS CE 1.4.1 metadata layout (internals documentation and source facts in ARCHITECTURE.md).
+The numbers are those of JuiceFS CE 1.4.1: volumes are shared with official clients.
 """
 
 from __future__ import annotations

@@ -59,6 +59,21 @@ def test_long_chunks_are_compacted_in_the_background(client: Client) -> None:
     assert client.deleter.drain(5) and len(client.store.deleted) == 6
 
 
+def test_a_client_does_not_wait_for_ever_for_a_compaction(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    ino = client.file(b"f")
+    for n in range(6):
+        client.write(ino, n * 5, 10)
+    begun, gate = threading.Event(), threading.Event()
+    monkeypatch.setattr(client.store, "compact_slice", lambda *_: (begun.set(), gate.wait(20)))
+    client.compactor.request(ino, 0)
+    assert begun.wait(5)
+    started = time.monotonic()
+    client.compactor.close(timeout_s=0.1)
+    assert time.monotonic() - started < 5
+    gate.set()
+    client.compactor.close()
+
+
 def test_when_a_write_asks_for_a_compaction(client: Client) -> None:
     asked: list[str] = []
     client.compactor.request = lambda ino, indx: asked.append("soon")  # type: ignore[method-assign]

@@ -241,7 +241,7 @@ def test_deleted_files(engine: Engine) -> None:
     assert engine.deleted_files(2000, 10) == [files[1], files[0]]
     assert engine.deleted_files(2000, 1) == [files[1]]
     engine.transact(lambda tx: tx.delete_deleted_file(6, 0))
-    assert engine.deleted_files(3000, 10) == [files[0], files[2]]
+    assert engine.deleted_files(3000, 10) == engine.deleted_files(3000, -1) == [files[0], files[2]]
 
 
 def test_locks_belong_to_sessions(engine: Engine) -> None:

@@ -61,6 +61,8 @@ DAMAGE: list[tuple[str, Callable[[Any, Namespace], object]]] = [
     ("the trash directory", lambda tx, fs: tx.delete_attr(TRASH)),
     ("detached inode", lambda tx, fs: tx.put_detached(fs.ino("d"), 5)),
     ("counted 3 times, but nothing refers", lambda tx, fs: (tx.new_slice(5, 9), _count(tx, 5, 9, 3))),
+    ("counted 1 times, but nothing refers", lambda tx, fs: (
+        tx.new_slice(5, 9), _count(tx, 5, 9, 2), _count(tx, 5, 9, 1))),
     ("but referred to 2 times", lambda tx, fs: (
         tx.append_slices(fs.ino("f"), 0, Slice(0, 5, 9, 0, 9).encode() * 2), tx.new_slice(5, 9))),
 ]  # fmt: skip
@@ -74,6 +76,12 @@ def _with(attr: Any, **changes: int) -> Any:
 
 def _count(tx: Any, slice_id: int, size: int, wanted: int) -> None:
     tx.add_slice_refs(slice_id, size, wanted - tx.slice_refs(slice_id, size))
+
+
+def test_a_slice_that_lost_its_count_is_found_where_all_are_counted(fs: Namespace) -> None:
+    fs.engine.transact(lambda tx: tx.append_slices(fs.ino("f"), 0, Slice(0, 5, 9, 0, 9).encode()))
+    wanted = "slice 5 of 9 bytes is counted 0 times, but referred to 1 times"
+    assert (wanted in check(fs.engine)) == fs.engine.counts_every_slice
 
 
 @pytest.mark.parametrize(("words", "damage"), DAMAGE, ids=[words for words, _ in DAMAGE])

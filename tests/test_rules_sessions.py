@@ -17,6 +17,7 @@ from meta import jobs
 from meta.config import MetaConfig
 from meta.errors import NotFormatted, Refused, SettingError
 from meta.plock import READ, WRITE, Plock
+from meta.rules import clone as cloning
 from meta.setting import Setting
 from meta.transaction import Engine, SessionRecord
 from meta.types import DIRECTORY, ROOT, SUPERUSER, TRASH
@@ -213,6 +214,27 @@ def test_slices_whose_objects_could_not_be_deleted(engine: Engine) -> None:
     jobs.clean_slices(client.vol, client.deleter, never)
     assert client.deleter.drain(5) and client.store.deleted == {slice_id: 1}
     assert list(engine.dead_slices()) == []
+    client.close_session()
+
+
+def test_clones_that_nobody_finished_are_removed_after_a_day(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that dies while it clones a tree leaves one without a name."""
+    client = Client(engine)
+    directory, _ = client.mknod(SUPERUSER, ROOT, b"d", DIRECTORY, 0o755, 0)
+    ino = client.file(b"f", directory)
+    slice_id = client.write(ino, 0, 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(cloning, "_attach", lambda *_: 1 // 0)
+        patch.setattr(cloning, "remove_detached", lambda *_: None)
+        with pytest.raises(ZeroDivisionError):
+            client.clone(SUPERUSER, directory, ROOT, b"copy", 0, 0)
+    jobs.clean_files(client.vol, client.deleter, never)
+    assert len(engine.detached(1 << 40)) == 1
+    later(client, DAY + 60)
+    jobs.clean_files(client.vol, client.deleter, never)
+    assert client.deleter.drain(5) and not engine.detached(1 << 40)
+    assert engine.reader.counter("totalInodes") == 2 and engine.reader.slice_refs(slice_id, 100) == 1
+    check_sound(engine, client.store.deleted)
     client.close_session()
 
 

@@ -51,6 +51,7 @@ class RedisEngine:
     """`Engine` over Redis."""
 
     name = "redis"
+    counts_every_slice = False
 
     def __init__(self, options: Options, read_only: bool = False) -> None:
         self._read_only = read_only

@@ -15,7 +15,6 @@ from meta.types import DIR_LENGTH, DIRECTORY, FILE, ROOT, SYMLINK, TRASH
 
 _ROOTS = f"({ROOT}, {TRASH})"
 _NAMES = "SELECT parent, count(*) FROM edge WHERE ino = ? GROUP BY parent"
-_NEVER_USED = (1 << 61) + 1  # a slice id that no volume reaches
 
 
 def check(engine: Engine) -> list[str]:
@@ -162,7 +161,7 @@ def _contents(s: Snapshot, engine: Engine) -> Iterator[str]:
 
 def _references(s: Snapshot, engine: Engine) -> Iterator[str]:
     """A slice is counted once for each record in a chunk and each place in a delayed list."""
-    absent = engine.reader.slice_refs(_NEVER_USED, 1)  # what no count means: 1 in key-value stores, 0 in SQL
+    absent = 0 if engine.counts_every_slice else 1  # a slice whose count is lost is never deleted
     for slice_id, size, stored, actual in s.rows(
         "SELECT id, size, coalesce(r.n, ?), f.n FROM ref f LEFT JOIN stored_ref r USING (id, size)"
         " WHERE coalesce(r.n, ?) <> f.n",
@@ -170,9 +169,8 @@ def _references(s: Snapshot, engine: Engine) -> Iterator[str]:
     ):
         yield f"slice {slice_id} of {size} bytes is counted {stored} times, but referred to {actual} times"
     for slice_id, size, stored in s.rows(
-        "SELECT id, size, n FROM stored_ref r WHERE n > ? AND NOT EXISTS"
-        " (SELECT 1 FROM ref f WHERE f.id = r.id AND f.size = r.size)",
-        absent,
+        "SELECT id, size, n FROM stored_ref r WHERE n > 0 AND NOT EXISTS"  # else it is dead, and its objects go soon
+        " (SELECT 1 FROM ref f WHERE f.id = r.id AND f.size = r.size)"
     ):
         yield f"slice {slice_id} of {size} bytes is counted {stored} times, but nothing refers to it"
 

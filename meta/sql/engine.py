@@ -60,6 +60,7 @@ class SqlEngine:
     """`Engine` over a SQLite file."""
 
     name = "sqlite3"
+    counts_every_slice = True
 
     def __init__(self, options: Options, read_only: bool = False) -> None:
         self._db = Database(options)

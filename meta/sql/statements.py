@@ -174,7 +174,6 @@ class Statements:
         self.new_counter = self._upsert("counter", "name, value", "name")
         self.add_counter = self._upsert("counter", "name, value", "name", f"value = {p}counter.value + excluded.value")
         self.add_usage = self.add_counter.replace("(?, ?)", "('usedSpace', ?), ('totalInodes', ?)")
-        self.gate = self._upsert("counter", "name, value", "name", "value") + f" WHERE {p}counter.value <= ?"
 
     def _singles(self) -> None:
         p, blob, text = self.prefix, self._dialect.as_bytes, self._dialect.as_text

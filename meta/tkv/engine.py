@@ -38,6 +38,8 @@ class TkvEngine:
     clients do: for stores where one counter that everybody writes would make all transactions conflict.
     """
 
+    counts_every_slice = False
+
     def __init__(self, store: KvStore, read_only: bool = False, defer_usage: bool = False) -> None:
         self.name = store.name
         self._store = store
@@ -190,7 +192,8 @@ class TkvEngine:
             DeletedFile(keys.read_ino(key, 1), keys.read_u64(key, 9), values.decode_time(data))
             for key, data in self._scan(b"D", 17)
         )
-        return sorted((file for file in found if file.deleted < before), key=lambda file: file.deleted)[:limit]
+        due = sorted((file for file in found if file.deleted < before), key=lambda file: file.deleted)
+        return due if limit < 0 else due[:limit]
 
     def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]:
         found: list[Delayed] = []

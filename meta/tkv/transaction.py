@@ -106,7 +106,7 @@ class TkvTransaction(TkvReader):
         """One reference is what a missing count means."""
 
     def add_slice_refs(self, slice_id: int, size: int, delta: int) -> None:
-        """A delta of 0 stores the count too: a compaction finds by it whether its commit arrived."""
+        """What is stored is one less than the count."""
         count = self.slice_refs(slice_id, size) - 1 + delta
         self._tx.set(keys.slice_key(slice_id, size), values.encode_count(count))
 
