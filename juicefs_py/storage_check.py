@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from chunkstore.bucket import Bucket
 from chunkstore.buckets import open_bucket, with_prefix
-from chunkstore.errors import Damaged, Denied, StoreError
+from chunkstore.errors import Damaged, Denied, NotFound, StoreError
 from juicefs_py.cli import log
 from juicefs_py.cli.errors import Fatal
 from meta.setting import Setting
@@ -76,6 +76,21 @@ def refuse_used(bucket: Bucket) -> None:
                 raise Fatal(f"Storage {bucket.describe()} is not empty; please clean it up or pick another volume name")
     except StoreError as error:
         raise Fatal(f"List storage {bucket.describe()}: {error}") from None
+
+
+def refuse_missing(bucket: Bucket, setting: Setting) -> None:
+    """For a volume that has stored data: a local bucket that is not there would be made anew, far from that data."""
+    if setting.storage != "file" or setting.shards > 1:
+        return
+    try:
+        bucket.head("")
+    except NotFound:
+        raise Fatal(
+            f"Storage {bucket.describe()} is missing, but the volume has data in it: is its disk mounted? "
+            "Create that directory if you really want to begin with an empty one"
+        ) from None
+    except StoreError as error:
+        raise Fatal(f"Storage {bucket.describe()} cannot be used: {error}") from None
 
 
 def mark(bucket: Bucket, uuid: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from chunkstore.bucket import Bucket
 from chunkstore.buckets import open_bucket, with_prefix
 from chunkstore.buckets.mem import MemBucket
-from chunkstore.errors import BadBucket, Denied, NoSpace, NotFound, Unsupported
+from chunkstore.errors import BadBucket, Denied, NoSpace, NotFound, Unavailable, Unsupported
 
 Maker = Callable[[Path], Bucket]
 
@@ -284,6 +284,32 @@ def test_file_sync_that_failed_is_done_again(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "fdatasync", forced.append)
     bucket.sync()
     assert len(forced) == 1
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty directory"])
+def test_file_directory_that_vanished_is_not_made_anew(left: str, tmp_path: Path) -> None:
+    """The disk was unmounted: what was written below its mount point would be hidden when it is back."""
+    disk, away = tmp_path / "disk", tmp_path / "away"
+    bucket = with_prefix(open_bucket("file", f"{disk}/"), "vol/")
+    bucket.put("chunks/0/0/1_0_1", b"x")
+    disk.rename(away)
+    if left != "nothing":
+        disk.mkdir()
+    with pytest.raises(Unavailable, match="has vanished: is its disk still mounted"):
+        bucket.put("chunks/0/0/2_0_1", b"y")
+    if disk.exists():
+        disk.rmdir()
+    away.rename(disk)
+    bucket.put("chunks/0/0/2_0_1", b"y")
+    assert bucket.get("chunks/0/0/1_0_1") + bucket.get("chunks/0/0/2_0_1") == b"xy"
+
+
+def test_file_directory_that_was_deleted_on_purpose_is_made_anew(tmp_path: Path) -> None:
+    bucket = open_bucket("file", f"{tmp_path}/objects/")
+    for _ in range(2):
+        bucket.put("testing/1", b"x")
+        bucket.delete("testing/1")
+        bucket.delete("testing/")
 
 
 def test_file_in_the_way(tmp_path: Path) -> None:

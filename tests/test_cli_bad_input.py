@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -310,6 +311,18 @@ def test_an_encrypted_volume_is_refused(volume: str, tmp_path: Path) -> None:
 def test_a_storage_that_is_gone_is_told_before_mounting(volume: str, tmp_path: Path) -> None:
     message = refused("mount", volume, f"{tmp_path}/mnt", "--check-storage", "--bucket", "/proc/nowhere/")
     assert "is not configured correctly" in message
+
+
+def test_a_bucket_that_is_gone_is_not_made_anew_for_a_volume_with_data(volume: str, tmp_path: Path) -> None:
+    """A disk that is not mounted after a reboot. The volume can be mounted when the directory is there, even empty."""
+    shutil.rmtree(tmp_path / "data")
+    with sqlite3.connect(tmp_path / "meta.db") as database:
+        database.execute("UPDATE jfs_counter SET value=4097 WHERE name='nextChunk'")
+    database.close()
+    message = refused("mount", volume, f"{tmp_path}/mnt")
+    assert f"Storage file://{tmp_path}/data/myjfs/ is missing, but the volume has data in it: is its disk " in message
+    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "mnt").exists()
 
 
 def test_a_log_file_that_cannot_be_written(volume: str, tmp_path: Path) -> None:

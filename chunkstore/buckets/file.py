@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 
 from chunkstore.bucket import LIST_PAGE, Bucket, Data, Listing, ObjectInfo
 from chunkstore.buckets.listing import fold
-from chunkstore.errors import BadBucket, from_os_error
+from chunkstore.errors import BadBucket, Unavailable, from_os_error
 
 _FEW = 64
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -38,6 +38,7 @@ class FileBucket(Bucket):
         slash = "/" if root.endswith("/") else ""
         self._root = os.path.abspath(root).rstrip("/") + slash
         self._dirty = _Dirty()
+        self._tops: set[str] = set()  # first folders of the keys that were put
 
     def describe(self) -> str:
         return f"file://{self._root}"
@@ -53,6 +54,7 @@ class FileBucket(Bucket):
             try:
                 fd = os.open(temporary, _WRITE, 0o666)
             except FileNotFoundError:
+                self._check_still_there(key)
                 self._make_dirs(folder)
                 fd = os.open(temporary, _WRITE, 0o666)
             try:
@@ -64,6 +66,8 @@ class FileBucket(Bucket):
             finally:
                 os.close(fd)
             self._dirty.add(path)
+            if "/" in key:
+                self._tops.add(key.partition("/")[0])
         except OSError as error:
             raise from_os_error(error, f"write object {path}") from error
 
@@ -100,6 +104,7 @@ class FileBucket(Bucket):
         try:
             if path.endswith("/"):
                 os.rmdir(path)
+                self._tops.discard(key.rstrip("/"))
             else:
                 os.unlink(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -149,6 +154,12 @@ class FileBucket(Bucket):
             self._dirty.flush()
         except OSError as error:
             raise from_os_error(error, f"sync objects of {self._root}") from error
+
+    def _check_still_there(self, key: str) -> None:
+        """An unmounted disk leaves an empty directory or none: what is written there is hidden when it is back."""
+        top = key.partition("/")[0]
+        if top in self._tops and not os.path.isdir(self._root + top):
+            raise Unavailable(f"directory {self._root}{top} has vanished: is its disk still mounted?")
 
     def _make_dirs(self, folder: str) -> None:
         """Create a directory and the missing ones above it, and remember them for `sync`."""

@@ -70,13 +70,17 @@ def _try_out(url: str, values: Values) -> Setting:
     engine = connect(url, read_only=True)
     try:
         setting = load_setting(engine, url)
+        has_data = engine.reader.counter("nextChunk") > 1
     finally:
         engine.close()
     if setting.encrypt_key:
         raise Fatal(f"volume {setting.name} is encrypted, which juicefs_py does not support yet")
     clear = setting.decrypted()
-    bucket = storage_check.volume_bucket(storage_check.overridden(clear, values.text("storage"), values.text("bucket")))
+    used = storage_check.overridden(clear, values.text("storage"), values.text("bucket"))
+    bucket = storage_check.volume_bucket(used)
     log.LOG.info("Data use %s", bucket.describe())
+    if has_data:
+        storage_check.refuse_missing(bucket, used)
     if values.flag("check-storage"):
         started = time.monotonic()
         try:
