@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mounts
 import pytest
@@ -89,13 +90,19 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture
 def new_mount(scratch: Path) -> Iterator[Callable[..., Mount]]:
-    """Makes mounts: new_mount(engine="sqlite", options=(), format_options=...). Each ends with the test."""
+    """Makes mounts: new_mount(engine="sqlite", options=(), format_options=...). Each ends with the test.
+
+    `volume=` mounts a volume that is formatted already, perhaps mounted elsewhere.
+    """
     need_fuse()
     made: list[Mount] = []
 
-    def make(engine: str = "sqlite", options: tuple[str, ...] = (), **settings: tuple[str, ...]) -> Mount:
+    def make(
+        engine: str = "sqlite", options: tuple[str, ...] = (), volume: Volume | None = None, **settings: Any
+    ) -> Mount:
         number = len(made) + 1
-        volume = Volume(scratch / f"vol{number}", engine, **settings).format()
+        if volume is None:
+            volume = Volume(scratch / f"vol{number}", engine, **settings).format()
         made.append(Mount(volume, scratch / f"mnt{number}", options))
         return made[-1].start()
 

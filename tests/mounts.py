@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import redis_server
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROGRAM = (sys.executable, "-m", "juicefs_py")
 MEMKV_RUNNER = (sys.executable, str(Path(__file__).resolve().parent / "mount_memkv.py"))
@@ -59,16 +61,24 @@ def juicefs(*arguments: str, check: bool = True, timeout_s: float = 60) -> subpr
 
 @dataclass(eq=False)
 class Volume:
-    """A formatted volume under one directory: meta.db (none for memkv), objects, cache."""
+    """A formatted volume under one directory: meta.db (sqlite only), objects, cache.
+
+    engine "redis": a fresh database of the shared server, unless a `url` is given.
+    """
 
     directory: Path
     engine: str = "sqlite"
     name: str = "testvol"
     format_options: tuple[str, ...] = ("--trash-days", "0")
+    url: str = ""
 
-    @property
-    def url(self) -> str:
-        return f"sqlite3://{self.directory}/meta.db" if self.engine == "sqlite" else "memkv://tests"
+    def __post_init__(self) -> None:
+        if self.url:
+            return
+        if self.engine == "redis":
+            self.url = redis_server.shared().url()
+        else:
+            self.url = f"sqlite3://{self.directory}/meta.db" if self.engine == "sqlite" else "memkv://tests"
 
     @property
     def bucket(self) -> Path:
@@ -85,7 +95,7 @@ class Volume:
     def format(self) -> Volume:
         """Create the volume; a memkv volume is born in the process that mounts it."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        if self.engine == "sqlite":
+        if self.engine != "memkv":
             juicefs(*self.format_command())
         return self
 
