@@ -1,4 +1,4 @@
-"""pjdfstest (its Rust edition) over a mount: both engines, kernel write-back cache off and on.
+"""pjdfstest (its Rust edition) over a mount: every engine, kernel write-back cache off and on.
 
 Not here: our own POSIX cases (the other test_posix_*.py). Nothing may fail, no case is excused.
 """
@@ -74,8 +74,20 @@ def _detail(text: str, name: str) -> str:
     return "\n".join(text[start : start + 1200].splitlines()[:6])
 
 
-@pytest.mark.parametrize("options", [(), ("-o", "writeback_cache")], ids=["plain", "writeback_cache"])
-@pytest.mark.parametrize("engine", ["sqlite", "memkv"])
+WRITEBACK = ("-o", "writeback_cache")
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [
+        pytest.param("sqlite", (), id="sqlite-plain"),
+        pytest.param("sqlite", WRITEBACK, id="sqlite-writeback_cache"),
+        pytest.param("memkv", (), id="memkv-plain"),
+        pytest.param("memkv", WRITEBACK, id="memkv-writeback_cache"),
+        pytest.param("redis", (), id="redis-plain"),
+        pytest.param("redis", WRITEBACK, id="redis-writeback_cache", marks=pytest.mark.long),
+    ],
+)
 def test_pjdfstest(
     engine: str, options: tuple[str, ...], new_mount: Callable[..., Mount], pytestconfig: pytest.Config
 ) -> None:
