@@ -208,20 +208,52 @@ def test_the_control_file_gives_nobody_more_rights(client: Client) -> None:
     """Everybody may open it, and the kernel checks nothing of what is asked through it."""
     folder = client.mkdir(b"d")
     make_file(client, b"f", 10, folder)
+    secret = client.ino(b"d", b"f")
+    client.vfs.meta.setattr(SUPERUSER, secret, Changes(valid=SET_MODE, mode=0o666))  # but nobody gets there
     client.vfs.meta.setattr(SUPERUSER, folder, Changes(valid=SET_MODE, mode=0o700))
-    anybody, ino = Caller(1000, 1000, 0), client.ino(b".control")
     for command, payload in (
         (1002, struct.pack(">QB", ROOT, 1) + b"d" + bytes((1, 4))),
         (1006, struct.pack(">QQQB", folder, ROOT, ROOT, 1) + b"e" + struct.pack(">HBB", 0o22, 0, 4)),
+        (1006, struct.pack(">QQQB", secret, ROOT, ROOT, 1) + b"e" + struct.pack(">HBB", 0o22, 0, 4)),
+        (1007, struct.pack(">QBBB", folder, 2, 3, 1)),
+        (1007, struct.pack(">QBBB", secret, 2, 3, 1)),
+        (1008, struct.pack(">Q", folder)),
+        (1008, struct.pack(">Q", secret)),
+        (1004, struct.pack(">I", 4) + b"/d/f" + struct.pack(">HBB", 1, 0, 0)),
     ):
-        fh = client.vfs.open(anybody, ino, os.O_RDWR).fh
-        request = struct.pack(">II", command, len(payload)) + payload
-        client.vfs.write(anybody, ino, fh, 0, memoryview(request), 0)
-        deadline, end = time.monotonic() + 10, b""
-        while not end:
-            assert time.monotonic() < deadline
-            end = joined(client.vfs.read(anybody, ino, fh, len(request), 100))
-        assert end[-1:] == bytes((errno.EACCES,)), command
-        client.vfs.release(anybody, ino, fh, 0, False)
+        assert asked_by_anybody(client, command, payload)[-1:] == bytes((errno.EACCES,)), (command, payload)
+    hidden = document(asked_by_anybody(client, 1005, struct.pack(">QBBB", secret, 0, 0, 0)))
+    assert hidden["Failed"] and hidden["Reason"] == "Permission denied" and "Paths" not in hidden
+    number = b"inode:%d" % secret
+    evicted = struct.pack(">I", len(number)) + number + struct.pack(">HBB", 1, 0, 1)
+    assert document(asked_by_anybody(client, 1004, evicted))["FileCount"] == 0
     assert client.ino(b"d", b"f")
     assert errno_from(lambda: client.ino(b"e")) == errno.ENOENT
+
+
+def test_whoever_may_read_and_write_may_ask(client: Client) -> None:
+    ino = make_file(client, b"f", 10)
+    client.vfs.meta.setattr(SUPERUSER, ino, Changes(valid=SET_MODE, mode=0o606))
+    assert document(asked_by_anybody(client, 1005, struct.pack(">QBBB", ino, 0, 0, 0)))["Paths"] == ["/f"]
+    assert asked_by_anybody(client, 1008, struct.pack(">Q", ino))[-1:] == b"\0"
+    make_file(client, b"g", 10)  # mode 0644: read, not written
+    evict = struct.pack(">I", 2) + b"/g" + struct.pack(">HBB", 1, 0, 1)
+    assert document(asked_by_anybody(client, 1004, evict))["FileCount"] == 0
+    check = struct.pack(">I", 2) + b"/g" + struct.pack(">HBB", 1, 0, 2)
+    assert document(asked_by_anybody(client, 1004, check))["FileCount"] == 1
+
+
+def asked_by_anybody(client: Client, command: int, payload: bytes) -> bytes:
+    """The end of the answer to a user without special rights."""
+    anybody, ino = Caller(1000, 1000, 0), client.ino(b".control")
+    fh = client.vfs.open(anybody, ino, os.O_RDWR).fh
+    request = struct.pack(">II", command, len(payload)) + payload
+    client.vfs.write(anybody, ino, fh, 0, memoryview(request), 0)
+    deadline, end = time.monotonic() + 10, b""
+    while not end:
+        assert time.monotonic() < deadline
+        end = joined(client.vfs.read(anybody, ino, fh, len(request), 10_000))
+    client.vfs.release(anybody, ino, fh, 0, False)
+    while end[:1] == b"\xfe":
+        end = end[17:]
+    return end

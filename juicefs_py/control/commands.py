@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from chunkstore.naming import blocks_of
 from juicefs_py.control.channel import Job, framed
+from juicefs_py.control.rights import READ, SEARCH, WRITE, Rights
 from juicefs_py.control.warmup import FillCache
 from meta.errors import MetaError
 from meta.plock import decode_plocks
 from meta.rules.summary import TreeSummary
-from meta.types import CHUNK_SHIFT, FILE, Caller
+from meta.types import CHUNK_SHIFT, DIRECTORY, FILE, Caller
 
 if TYPE_CHECKING:
     from juicefs_py.vfs import VFS
@@ -59,8 +60,9 @@ class ControlCommands:
         self._vfs = vfs
         self._meta = vfs.meta
         self._caller = caller
+        self._rights = Rights(vfs.meta, caller)
         self._table: dict[int, Callable[[Payload, Job], bytes]] = {
-            RMR: self._rmr, LEGACY_INFO: self._legacy_info, FILL_CACHE: FillCache(vfs).run, INFO: self._info,
+            RMR: self._rmr, LEGACY_INFO: self._legacy_info, FILL_CACHE: FillCache(vfs, caller).run, INFO: self._info,
             CLONE: self._clone, SUMMARY: self._summary, COMPACT: self._compact,
         }  # fmt: skip
 
@@ -75,6 +77,7 @@ class ControlCommands:
         parent = payload.take("Q")
         name = payload.bytes(payload.take("B"))
         flags, threads = payload.take("B", 0), payload.take("B", 50)
+        self._rights.reach(parent)
         self._meta.remove_tree(
             self._caller,
             parent,
@@ -92,8 +95,11 @@ class ControlCommands:
         source, _, parent = payload.take("Q"), payload.take("Q"), payload.take("Q")
         name = payload.bytes(payload.take("B"))
         umask, mode = payload.take("H"), payload.take("B")
+        self._rights.require(source, READ)
+        self._rights.reach(parent)
         self._vfs.writers.commit_all()
-        job.total = self._meta.summary(source).files + self._meta.summary(source).dirs
+        total = self._meta.summary(source)
+        job.total = total.files + total.dirs
         self._meta.clone(self._caller, source, parent, name, mode, umask, progress=lambda n: job.progress(n))
         self._vfs.dir_changed(parent, name, there=True)
         if self._vfs.notifier is not None:
@@ -103,13 +109,13 @@ class ControlCommands:
     def _summary(self, payload: Payload, job: Job) -> bytes:
         ino, depth = payload.take("Q"), payload.take("B", 3)
         top, strict = payload.take("B", 10), payload.take("B", 0)
+        self._rights.require(ino, READ | SEARCH if self._meta.getattr(ino).is_dir else READ)
         tree = self._meta.tree_summary(ino, depth, top, bool(strict))
         job.done, job.total = tree.total.files + tree.total.dirs, tree.total.size
         return framed(json.dumps({"Errno": 0, "Tree": _tree(tree, "")}).encode())
 
     def _compact(self, payload: Payload, job: Job) -> bytes:
-        ino = payload.take("Q")
-        files = list(self._files(ino))
+        files = self._files(payload.take("Q"))
         job.done = sum((length >> CHUNK_SHIFT) + 1 for _, length in files)
         for file, length in files:
             for indx in range((length >> CHUNK_SHIFT) + 1):
@@ -118,17 +124,20 @@ class ControlCommands:
         return DONE
 
     def _files(self, ino: int) -> list[tuple[int, int]]:
+        """Files with their lengths, of a tree those that the caller may write."""
         attr = self._meta.getattr(ino)
         if attr.type == FILE:
+            self._rights.require(ino, WRITE)
             return [(ino, attr.length)]
-        if not attr.is_dir:
-            return []
+        self._rights.reach(ino)
         found: list[tuple[int, int]] = []
-        for item in self._meta.list_dir(self._caller, ino, True).items:
-            if item.attr is not None and item.type == FILE:
-                found.append((item.ino, item.attr.length))
-            elif item.attr is not None and item.attr.is_dir:
-                found += self._files(item.ino)
+        waiting = [ino] if attr.is_dir else []
+        while waiting:
+            for item in self._meta.list_dir(self._caller, waiting.pop(), True).items:
+                if item.type == DIRECTORY and self._rights.allows(item.ino, READ | SEARCH):
+                    waiting.append(item.ino)
+                elif item.type == FILE and item.attr is not None and self._rights.allows(item.ino, WRITE):
+                    found.append((item.ino, item.attr.length))
         return found
 
     def _info(self, payload: Payload, job: Job) -> bytes:
@@ -143,6 +152,7 @@ class ControlCommands:
     def info(self, ino: int, recursive: bool, raw: bool, strict: bool, job: Job) -> dict[str, object]:
         """What `juicefs info` shows of an inode."""
         meta = self._meta
+        self._rights.require(ino, READ)
         file = self._vfs.writers.get(ino)
         if file is not None:
             file.commit_all()

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from chunkstore.errors import StoreError
 from juicefs_py.control.channel import Job, framed
+from juicefs_py.control.rights import READ, SEARCH, WRITE, Rights
 from meta.errors import MetaError
 from meta.slices import Piece
-from meta.types import CHUNK_SHIFT, DIRECTORY, FILE, ROOT, SUPERUSER, SYMLINK
+from meta.types import CHUNK_SHIFT, DIRECTORY, FILE, ROOT, SYMLINK, Caller
 
 if TYPE_CHECKING:
     from juicefs_py.control.commands import Payload
@@ -43,10 +44,12 @@ class Totals:
 
 
 class FillCache:
-    """Command 1004."""
+    """Command 1004. To evict what is cached of a file takes the right to write it, all else the right to read."""
 
-    def __init__(self, vfs: VFS) -> None:
+    def __init__(self, vfs: VFS, caller: Caller) -> None:
         self._vfs = vfs
+        self._caller = caller
+        self._rights = Rights(vfs.meta, caller)
 
     def run(self, payload: Payload, job: Job) -> bytes:
         paths = [path for path in payload.bytes(payload.take("I")).split(b"\n") if path]
@@ -68,6 +71,7 @@ class FillCache:
         def one(ino: int, length: int) -> None:
             try:
                 if not job.cancelled:
+                    self._vfs.meta.access(self._caller, ino, WRITE if action == EVICT else READ)
                     self._file(ino, length, action, totals)
                     with totals.lock:
                         job.done, job.total = totals.files, totals.bytes
@@ -100,7 +104,7 @@ class FillCache:
                 trail = trail[:-1] or [ROOT]
                 ino = trail[-1]
                 continue
-            ino, attr = self._vfs.meta.lookup(SUPERUSER, trail[-1], name)
+            ino, attr = self._vfs.meta.lookup(self._caller, trail[-1], name)
             if attr.type == SYMLINK:
                 target = self._vfs.meta.readlink(ino)
                 links += 1
@@ -113,13 +117,14 @@ class FillCache:
 
     def _files(self, ino: int) -> Iterator[tuple[int, int]]:
         attr = self._vfs.meta.getattr(ino)
+        self._rights.reach(ino)
         if attr.type == FILE:
             yield ino, attr.length
             return
         waiting = [ino] if attr.type == DIRECTORY else []
         while waiting:
-            for item in self._vfs.meta.list_dir(SUPERUSER, waiting.pop(), True).items:
-                if item.type == DIRECTORY:
+            for item in self._vfs.meta.list_dir(self._caller, waiting.pop(), True).items:
+                if item.type == DIRECTORY and self._rights.allows(item.ino, READ | SEARCH):
                     waiting.append(item.ino)
                 elif item.type == FILE and item.attr is not None:
                     yield item.ino, item.attr.length
