@@ -54,6 +54,10 @@ class Device:
                 if error.errno not in _TRY_AGAIN:
                     raise
 
+    def pending(self) -> bool:
+        """Whether a request is waiting to be read at this moment."""
+        return bool(self._epoll.poll(0, 1))
+
     def wake(self) -> None:
         """Every `read`, now and later, returns 0. Does no harm after `close`."""
         self._woken = True

@@ -69,7 +69,8 @@ class Session:
         self._routes = {row.opcode: _route(row) for row in opcodes.ROWS} | self._own_routes()
         self._average_s = [0.0] * (1 + max(self._routes))
         self._slow_s = self.config.slow_us / 1e6
-        self._longest_s = 10 * self._slow_s  # so that one slow request does not count for long
+        self._blocking_s = self.config.blocking_us / 1e6
+        self._longest_s = 4 * self._blocking_s  # so that one slow request does not count for long
         self._unclaimed: dict[int, int] = {}
         self._pool: Pool | None = None
         self._stopping = False
@@ -180,7 +181,7 @@ class Session:
             worker.started = 0.0
             return
         average_s = self._average_s[opcode]
-        if average_s > self._slow_s:
+        if average_s > self._slow_s and (average_s > self._blocking_s or self.device.pending()):
             pool.hand_over(worker)
         caller = worker.caller = Caller(uid, gid, pid, unique, self._checked)
         try:
