@@ -45,7 +45,7 @@ class Endpoint:
         options = self.options
         common: dict[str, Any] = {
             "db": 0 if self.clustered else options.db,
-            "socket_timeout": options.read_timeout_s,
+            "socket_timeout": None,  # the link looks after that
             "socket_connect_timeout": _CONNECT_TIMEOUT_S,
             "protocol": 2,
             "client_name": "juicefs_py",

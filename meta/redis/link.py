@@ -4,8 +4,10 @@ Not what is said (reader, transaction) and not which server it is (`endpoint`). 
 (authentication, TLS, database); on the hot path they are used directly, with commands packed by hiredis.
 
 Who runs: any thread. A connection belongs to one exchange at a time; idle ones wait in `_idle`, newest last. A
-connection that failed, or was interrupted between send and answer, is never used again. `list.append` and `list.pop`
-are atomic, so there is no lock.
+connection that failed, or was interrupted between send and answer, is never used again. Sockets block without a
+timeout, which would cost a poll(2) before every send and receive; instead one thread looks every second for exchanges
+that take too long, and disconnects them. `list.append`, `list.pop` and changes of one item of a dict are atomic, so
+there is no lock.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import logging
 import os
 import random
 import re
+import threading
 import time
 import weakref
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, Final
 
 from hiredis import pack_command
@@ -65,6 +69,8 @@ class Link:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._idle: list[AbstractConnection] = []
+        self._waiting: dict[AbstractConnection, float] = {}  # since when (monotonic)
+        self._overseer: threading.Thread | None = None
         self._closed = False
         ref = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget_idle(ref))
@@ -79,6 +85,7 @@ class Link:
         except IndexError:
             connection = self._connect()
         answers: list[Any] = []
+        self._waiting[connection] = monotonic()
         try:
             packed = [pack_command(command) for command in commands]
             connection.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)], False)
@@ -98,6 +105,8 @@ class Link:
         except BaseException:
             connection.disconnect()
             raise
+        finally:
+            self._waiting.pop(connection, None)
         if self._closed or len(self._idle) >= _MAX_IDLE:
             connection.disconnect()
         else:
@@ -181,7 +190,12 @@ class Link:
             raise Unavailable(f"{self.endpoint}: closed")
         try:
             connection = self.endpoint.connection()
-            connection.connect()
+            self._oversee()
+            self._waiting[connection] = monotonic()
+            try:
+                connection.connect()
+            finally:
+                self._waiting.pop(connection, None)
             return connection
         except (AuthenticationError, AuthorizationError) as e:
             raise Unavailable(f"{self.endpoint} refuses the user or the password: {e}") from e
@@ -194,18 +208,25 @@ class Link:
             self.endpoint.refresh()
             raise NotNow(f"cannot connect to {self.endpoint}: {e}") from e
 
+    def _oversee(self) -> None:
+        """Have somebody look for exchanges that take too long."""
+        if self._overseer is None:
+            arguments = (weakref.ref(self), self.endpoint.options.read_timeout_s)
+            self._overseer = threading.Thread(target=_end_late_ones, args=arguments, name="redis-timeouts", daemon=True)
+            self._overseer.start()
+
 
 class Patience:
     """Pauses between attempts, longer and longer with jitter, until `deadline_s` after the first."""
 
     def __init__(self, deadline_s: float) -> None:
-        self._end = time.monotonic() + deadline_s
+        self._end = monotonic() + deadline_s
         self._pause = _FIRST_PAUSE_S
         self._told = False
 
     def wait(self, trouble: EngineError) -> None:
         """Pause before the next attempt; `Unavailable` if there is no time for one."""
-        left = self._end - time.monotonic()
+        left = self._end - monotonic()
         if left <= 0:
             raise Unavailable(str(trouble)) from trouble
         if not self._told:
@@ -223,4 +244,16 @@ def _forget_idle(ref: weakref.ref[Link]) -> None:
     """In a forked child: the connections are the parent's, who goes on using them."""
     link = ref()
     if link is not None:
-        link._idle = []
+        link._idle, link._waiting, link._overseer = [], {}, None
+
+
+def _end_late_ones(ref: weakref.ref[Link], timeout_s: float) -> None:
+    """Disconnect exchanges that take longer than `timeout_s`, as long as there is the link."""
+    while (link := ref()) is not None and not link._closed:
+        now = monotonic()
+        for connection, since in link._waiting.copy().items():
+            if now - since > timeout_s:
+                log.warning("%s does not answer: connection given up after %.0f s", link.endpoint, now - since)
+                connection.disconnect()
+        del link
+        time.sleep(min(1.0, timeout_s))
