@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 TOOLS = Path(os.environ.get("JFS_TEST_TOOLS", Path.home() / ".cache" / "juicefs_py-tools"))
-"""Where scripts/test puts what no package manager has (pjdfstest) and what is downloaded once (an sdist)."""
+"""Where scripts/test puts what no package manager has (pjdfstest, an official client) and what is downloaded once."""
 
 
 def in_ci() -> bool:
@@ -54,6 +54,11 @@ def need_fuse() -> None:
     need_root()
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         missing("/dev/fuse")
+
+
+def go_client() -> str:
+    """The official client in Go that tests use as a peer: JFS_TEST_GO names one, else the old one of scripts/test."""
+    return os.environ.get("JFS_TEST_GO") or tool("juicefs-go")
 
 
 @cache
