@@ -42,12 +42,17 @@ class OpenVolume:
             return
         self._closed = True
         self.vfs.close()
-        try:
-            self.meta.shutdown()
-        except MetaError as problem:
-            log.warning("the session is left for others to clean: %s", problem)
+        _end_session(self.meta)
         if not self.store.close():
             log.warning("not all transfers ended in time")
+
+
+def _end_session(meta: MetaClient) -> None:
+    """With its record, if there is one, and the engine."""
+    try:
+        meta.shutdown()
+    except MetaError as problem:
+        log.warning("the session is left for others to clean: %s", problem)
 
 
 def open_meta(url: str, config: MetaConfig | None = None) -> MetaClient:
@@ -91,10 +96,14 @@ def open_volume(
     store_config: Callable[[Setting], StoreConfig] = plain_store_config,
     vfs_config: Callable[[Setting], VFSConfig] = lambda setting: VFSConfig(),
     *,
+    limits: Callable[[Setting], tuple[float, float]] = lambda setting: (setting.upload_limit, setting.download_limit),
     storage: str = "",
     bucket: str = "",
 ) -> OpenVolume:
-    """Open everything and begin a session. Raises MetaError or StoreError; nothing is left open then."""
+    """Open everything and begin a session. Raises MetaError or StoreError; nothing is left open then.
+
+    `limits` tells the transfer limits (upload, download, in Mbps) again whenever the setting was changed.
+    """
     meta = open_meta(url, config)
     try:
         setting = meta.setting
@@ -110,11 +119,11 @@ def open_volume(
         meta.new_session(SessionInfo(mount_point, settings.version or COMPATIBLE_VERSION))
         vfs = VFS(meta, store, _complete(settings, store))
     except BaseException:
+        _end_session(meta)
         store.close()
-        meta.engine.close()
         raise
     slices.compacted = vfs.stats.compact_sizes.observe
-    meta.on_setting.append(lambda new: store.update_limits(new.upload_limit, new.download_limit))
+    meta.on_setting.append(lambda new: store.update_limits(*limits(new)))
     return OpenVolume(meta, setting, store, slices, vfs)
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from meta.client_names import NameCalls
-from meta.errors import NotFormatted, SettingError
+from meta.errors import NotFormatted, SettingError, VolumeGone
 from meta.jobs import JOBS, Jobs
 from meta.rules.create import Exists
 from meta.rules.sessions import SessionInfo, end_session, put_session
@@ -44,8 +44,8 @@ class SessionCalls(NameCalls):
     def refresh_session(self) -> None:
         """The heartbeat: stay alive for others, and learn what they have changed.
 
-        Raises `SettingError` (or `NotFormatted`) if the volume is not there any more or is another one: this client
-        must stop then.
+        Raises `VolumeGone` if the volume is not there any more or is another one: this client must end then, and write
+        nothing before. `SettingError` if it may not use the volume any more for another reason (its version).
         """
         self.reload()
         if self.vol.sid:
@@ -58,7 +58,7 @@ class SessionCalls(NameCalls):
             raise NotFormatted
         old, new = self.vol.setting, Setting.parse(document).decrypted()
         if new.uuid != old.uuid:
-            raise SettingError(f"volume UUID changed from {old.uuid} to {new.uuid}")
+            raise VolumeGone(f"volume UUID changed from {old.uuid} to {new.uuid}")
         if new.meta_version > 1:
             new.check_version()
         if new != old:
@@ -79,11 +79,13 @@ class SessionCalls(NameCalls):
     def close_session(self) -> None:
         """End the session: locks and open files without links go with it."""
         self.compactor.close()
-        if self.vol.sid:
-            for file in end_session(self.vol, self.vol.sid):
-                self.deleter.delete_file(file)
-            self.vol.sid = 0
-        self.deleter.close(_CLOSE_S)
+        try:
+            if self.vol.sid:
+                for file in end_session(self.vol, self.vol.sid):
+                    self.deleter.delete_file(file)
+                self.vol.sid = 0
+        finally:
+            self.deleter.close(_CLOSE_S)
         self.engine.flush()
 
     def change_root(self, path: bytes) -> None:
@@ -111,5 +113,7 @@ class SessionCalls(NameCalls):
 
     def shutdown(self) -> None:
         """End the session, if any, and let go of the engine."""
-        self.close_session()
-        self.engine.close()
+        try:
+            self.close_session()
+        finally:
+            self.engine.close()

@@ -50,7 +50,14 @@ class SettingError(MetaError):
     """The volume's setting forbids what was asked: not formatted, other version, other volume, immutable field."""
 
 
-class NotFormatted(SettingError):
+class VolumeGone(SettingError):
+    """The volume that a client has open is not in the database any more; another one may be in its place.
+
+    Nothing may be written any more: inode numbers would mean other files.
+    """
+
+
+class NotFormatted(VolumeGone):
     """There is no volume in the database."""
 
     def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,8 @@ def test_options_reach_their_configurations() -> None:
     assert plan.store.cache_dirs == ("/a/0000-1111", "/b/0000-1111")
     assert (plan.store.cache_size, plan.store.readahead, plan.store.upload_limit) == (2 << 30, 0, 1000)
     assert not plan.store.cache_full_block
+    changed = replace(SETTING, upload_limit=9, download_limit=3)
+    assert settings.limits(given("--upload-limit", "1G"), changed) == (1000, 3)  # the mount's own stays its own
     assert plan.vfs.umask == 0o27
     assert plan.vfs.all_squash is not None
     assert plan.vfs.all_squash[0] == 1000

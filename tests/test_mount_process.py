@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -224,6 +227,33 @@ def test_a_file_that_is_in_use_delays_the_end_but_not_the_unmount(background: Ba
     background.wait_until_gone()
     background.start()
     assert (background.path / "busy").read_bytes() == b"first second"
+
+
+def test_a_mount_whose_volume_is_replaced_ends_at_once_and_writes_nothing(background: Background) -> None:
+    """Its inode numbers would mean files of the other volume."""
+    background.start("--heartbeat", "1s")
+    writer = os.open(background.path / "file", os.O_CREAT | os.O_WRONLY)
+    ino = os.fstat(writer).st_ino
+    database = sqlite3.connect(background.volume.directory / "meta.db")
+    with database:
+        (document,) = database.execute("SELECT value FROM jfs_setting WHERE name = 'format'").fetchone()
+        other = re.sub(rb'"UUID": "[^"]*"', b'"UUID": "00000000-1111-2222-3333-444444444444"', as_bytes(document))
+        database.execute("UPDATE jfs_setting SET value = ? WHERE name = 'format'", (other.decode(),))
+    os.write(writer, b"x" * 100)
+    background.wait_until_gone()
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOTCONN):
+        os.write(writer, b"more")
+    with contextlib.suppress(OSError):  # its flush finds nobody
+        os.close(writer)
+    assert "the volume is not the same any more: volume UUID changed" in background.read_log()
+    assert "Traceback" not in background.read_log()
+    ((length,),) = database.execute("SELECT length FROM jfs_node WHERE inode = ?", (ino,))
+    database.close()
+    assert length in (0, 100)  # what was committed before the heartbeat noticed
+
+
+def as_bytes(document: str | bytes) -> bytes:
+    return document if isinstance(document, bytes) else document.encode()
 
 
 def test_two_mounts_on_one_mount_point_are_stacked(background: Background) -> None:

@@ -9,6 +9,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from vfs_harness import BLOCK, CALLER, ROOT, Client, errno_from, joined, world
 
 from fuse.operations import Caller, FileLock
 from juicefs_py.metrics import Histogram, Registry, exponential
+from juicefs_py.volume import open_volume
 from meta.client import Changes
 from meta.config import MetaConfig
+from meta.setting import Setting
 from meta.types import SET_MODE, SUPERUSER
 
 
@@ -142,6 +145,31 @@ def test_warm_up_and_check(tmp_path: Path) -> None:
         assert run(1)["FileCount"] == 2
         cold = run(2)
         assert (cold["FileCount"], cold["SliceCount"], cold["TotalBytes"]) == (2, 2, 3 * BLOCK + 10)
+
+
+def test_limits_of_a_changed_setting_pass_by_those_of_the_mount(tmp_path: Path) -> None:
+    with world("mem", tmp_path) as made:
+        volume = open_volume(
+            made.url, MetaConfig(no_bgjob=True), limits=lambda setting: (5.0, setting.download_limit or 7.0)
+        )
+        stored = Setting.parse(volume.meta.reader.setting() or b"")
+        told: list[tuple[float, float]] = []
+        volume.store.update_limits = lambda *pair: told.append(pair)  # type: ignore[method-assign]
+        changed = replace(stored, upload_limit=100, download_limit=200)
+        volume.meta.engine.transact(lambda tx: tx.put_setting(changed.to_json().encode()))
+        volume.meta.refresh_session()
+        assert told == [(5.0, 200)]
+        volume.close()
+
+
+def test_a_volume_that_cannot_be_opened_leaves_no_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with world("sqlite", tmp_path) as made:
+        other = made.client()
+        before = len(other.vfs.meta.engine.sessions())
+        monkeypatch.setattr("juicefs_py.volume.VFS", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            open_volume(made.url, MetaConfig(no_bgjob=True))
+        assert len(other.vfs.meta.engine.sessions()) == before
 
 
 def test_unknown_commands_and_bad_requests(client: Client) -> None:

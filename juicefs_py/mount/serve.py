@@ -12,7 +12,7 @@ import os
 import signal
 import stat
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -29,7 +29,7 @@ from juicefs_py.mount.prepare import lazy_umount
 from juicefs_py.mount.supervisor import UNMOUNT_AND_STOP, Told
 from juicefs_py.vfs_config import VFSConfig
 from juicefs_py.volume import OpenVolume, open_volume
-from meta.errors import MetaError, SettingError
+from meta.errors import MetaError, SettingError, VolumeGone
 from meta.setting import Setting
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Server:
             try:
                 await nursery.start(self._signals, nursery, session, volume)
                 nursery.start_soon(self._announce, session, volume)
-                nursery.start_soon(self._heartbeat, volume)
+                nursery.start_soon(self._heartbeat, nursery, session, volume)
                 nursery.start_soon(self._jobs, volume)
                 if listeners:
                     nursery.start_soon(metrics.serve, listeners, volume.vfs.metrics.render)
@@ -98,6 +98,7 @@ class Server:
             meta,
             lambda setting: self._plan(setting).store,
             lambda setting: self._vfs_config(setting, metrics_address),
+            limits=lambda setting: settings.limits(values, setting),
             storage=values.text("storage"),
             bucket=values.text("bucket"),
         )
@@ -180,17 +181,28 @@ class Server:
         self.code = UNMOUNT_AND_STOP
         session.stop()
 
-    async def _heartbeat(self, volume: OpenVolume) -> None:
+    async def _abandon(self) -> NoReturn:
+        """End at once. What is not flushed would go to files of another volume that have the same inode numbers."""
+        try:
+            await trio.to_thread.run_sync(self._umount)
+        finally:
+            process.flush_streams()
+            os._exit(UNMOUNT_AND_STOP)
+
+    async def _heartbeat(self, nursery: trio.Nursery, session: Session, volume: OpenVolume) -> None:
         """Keep the session alive and follow changes of the setting."""
         period_s = volume.meta.config.heartbeat_s or 12.0
         while True:
             await trio.sleep(period_s)
             try:
                 await trio.to_thread.run_sync(volume.meta.refresh_session)
+            except VolumeGone as error:
+                log.LOG.error("the volume is not the same any more: %s; unmounting, unflushed data is lost", error)
+                await self._abandon()
             except SettingError as error:
-                log.LOG.error("the volume is not the same any more: %s; unmounting", error)
+                log.LOG.error("this client may not use the volume any more: %s; unmounting", error)
                 self.code = UNMOUNT_AND_STOP
-                await trio.to_thread.run_sync(self._umount)
+                nursery.start_soon(self._stop, session, volume)
                 return
             except MetaError as error:
                 log.LOG.warning("heartbeat: %s; will be tried again", error)

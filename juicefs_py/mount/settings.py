@@ -118,6 +118,7 @@ def store_config(values: Values, setting: Setting) -> StoreConfig:
         log.LOG.warning("cache-size is 0: blocks are not cached on disk")
         directories = _MEMORY
     block_size = setting.block_size << 10
+    upload_limit, download_limit = limits(values, setting)
     return StoreConfig(
         block_size=block_size,
         compress=setting.compression,
@@ -142,10 +143,16 @@ def store_config(values: Values, setting: Setting) -> StoreConfig:
         max_retries=values.number("io-retries"),
         get_timeout_s=_timeout(values, "get-timeout"),
         put_timeout_s=_timeout(values, "put-timeout"),
-        upload_limit=values.mbps("upload-limit") or setting.upload_limit,
-        download_limit=values.mbps("download-limit") or setting.download_limit,
+        upload_limit=upload_limit,
+        download_limit=download_limit,
         auto_create=True,
     )
+
+
+def limits(values: Values, setting: Setting) -> tuple[float, float]:
+    """Mbps of uploads and downloads: the mount's own, or else the volume's."""
+    own = values.mbps("upload-limit"), values.mbps("download-limit")
+    return own[0] or setting.upload_limit, own[1] or setting.download_limit
 
 
 def vfs_config(values: Values, mountpoint: str, setting: Setting, kernel: KernelOptions) -> VFSConfig:
