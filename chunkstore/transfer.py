@@ -5,6 +5,7 @@ Not who asks for them when: that is `chunkstore.writer` and `chunkstore.fetch`.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from chunkstore.errors import Cancelled, Damaged, NotFound, StoreError, Timeout
 from chunkstore.limit import RateLimit
 from chunkstore.metrics import Counters
 from chunkstore.naming import Block
+
+log = logging.getLogger(__name__)
 
 _PAUSE_POLL_S = 0.25
 
@@ -107,6 +110,8 @@ class Transfer:
             self.counters.add(object_request_errors=1)
             if error.final or attempt >= self.config.max_retries:
                 raise
+            if attempt:  # one failure alone is not worth a word
+                log.warning("%s; tried %d times of %d", error, attempt + 1, self.config.max_retries + 1)
             return False
         self.counters.request("PUT", time.monotonic() - start, len(stored))
         return True

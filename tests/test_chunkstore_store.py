@@ -163,13 +163,15 @@ def test_a_small_file_does_not_hold_a_whole_block(make: Make) -> None:
     writer.abort()
 
 
-def test_upload_is_tried_again(make: Make) -> None:
+def test_upload_is_tried_again(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     store, bucket = make()
     bucket.fail = failing_first(2)
     start = time.monotonic()
     write(store, 1, b"x" * 10)
     assert 5 <= time.monotonic() - start < 9  # 1 s and 4 s of pause
     assert store.metrics.object_request_errors == 2
+    (line,) = caplog.messages  # who waits for a bucket that is away finds the reason in the log
+    assert line.startswith("fault in put ") and line.endswith(f"; tried 2 times of {store.config.max_retries + 1}")
     assert store.read(1, 10, 0, 10) == b"x" * 10
 
 
