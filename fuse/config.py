@@ -38,8 +38,7 @@ class SessionConfig:
     max_threads: int = 128  # requests served at once; waiting SETLKWs come on top
     max_lock_waits: int = 2048  # threads in a waiting SETLKW; one more is refused with ENOLCK
     idle_thread_s: float = 10.0  # a parked thread leaves after this time
-    slow_us: float = 30.0  # an opcode that takes longer on average, with another request waiting, is served by two
-    blocking_us: float = 500.0  # one that takes longer than this is served with a second thread already reading
+    slow_us: float = 300.0  # an opcode that takes longer on average is served with a second thread already reading
     rescue_ms: float = 2.0  # a request that takes longer than this is reported to have blocked: another thread reads on
     debug: bool = False  # log one rx and one tx line per request
 

@@ -54,16 +54,16 @@ class Device:
                 if error.errno not in _TRY_AGAIN:
                     raise
 
-    def pending(self) -> bool:
-        """Whether a request is waiting to be read at this moment."""
-        return bool(self._epoll.poll(0, 1))
-
     def wake(self) -> None:
         """Every `read`, now and later, returns 0. Does no harm after `close`."""
         self._woken = True
         with self._closing:
             if not self._closed:
                 os.eventfd_write(self._wake, 1)
+
+    def send(self, message: bytes) -> None:
+        """Send one message that is in one piece."""
+        os.write(self.fd, message)
 
     def write(self, parts: Sequence[Buffer]) -> None:
         """Send one message, gathered from `parts`, whole or not at all."""

@@ -4,17 +4,21 @@ One thread, the leader, waits in read(2) on the device, serves the request it ge
 from memory that is faster than any hand-over, because a second Python thread only fights for the interpreter and the
 caches. Three things give the leader's role to another thread:
 
-- an opcode that lately took longer than `slow_us` on average (I/O, or the copy of a large payload): the role is
-handed over before the request is served, so that such requests run side by side from the start; - the overseer, a
-thread that looks every `rescue_ms` while there is work, finds the leader inside one request for   longer than that: it
-blocked unexpectedly (a lock, a slow disk); - the leader leaves.
+- an opcode that lately took longer than `blocking_us` on average (I/O, the copy of a large payload), or longer than
+  `slow_us` while another request waits: the role is handed over before the request is served, so that such requests run
+  side by side from the start;
+- the overseer, a thread that looks every `rescue_ms` while there is work, finds the leader inside one request for
+  longer than that: it blocked unexpectedly (a lock, a slow disk);
+- the leader leaves.
 
 A thread that finds another leader when it has finished its request parks, last in first out, and leaves after
 `idle_thread_s`. Invariants: `leader` changes under `_lock` only; a worker reads the device only as the leader, except
 that a worker that finishes in the very moment it is replaced may read once more (two readers are harmless, none would
-not be).  Measured on two cores, stat of a file in memory (µs of server CPU time per call, one caller / four callers):
-this design 16 / 19; a semaphore around the read, which hands over at every request, 94 / 92; two threads in plain reads
-56 / 33; four 44 / 56.
+not be).
+
+Measured on two cores, stat of a file in memory (us of server CPU time per call, one caller / four callers): this design
+16 / 19; a semaphore around the read, which hands over at every request, 94 / 92; two threads in plain reads 56 / 33;
+four 44 / 56. A stat over Redis on the same machine: 150 us of CPU with a hand-over each, 55 without.
 """
 
 from __future__ import annotations

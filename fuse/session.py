@@ -42,6 +42,7 @@ _pack_reply = abi.fuse_out_header.pack
 _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.EBADF})  # nobody waits for the reply any more
 _PATIENT_ROUNDS = 3
 _LOST_AFTER = 100  # rounds of an INTERRUPT that nobody claims
+_TRIED_ALONE = 16  # of so many requests of a slow opcode one is served without handing over
 _SMALLEST_BUFFER = 132 << 10  # the largest xattr value (64 KiB) must fit even when max_write is small
 
 
@@ -69,8 +70,8 @@ class Session:
         self._routes = {row.opcode: _route(row) for row in opcodes.ROWS} | self._own_routes()
         self._average_s = [0.0] * (1 + max(self._routes))
         self._slow_s = self.config.slow_us / 1e6
-        self._blocking_s = self.config.blocking_us / 1e6
-        self._longest_s = 4 * self._blocking_s  # so that one slow request does not count for long
+        self._turns = [0] * len(self._average_s)
+        self._longest_s = 10 * self._slow_s  # so that one slow request does not count for long
         self._unclaimed: dict[int, int] = {}
         self._pool: Pool | None = None
         self._stopping = False
@@ -181,7 +182,8 @@ class Session:
             worker.started = 0.0
             return
         average_s = self._average_s[opcode]
-        if average_s > self._slow_s and (average_s > self._blocking_s or self.device.pending()):
+        alone = average_s <= self._slow_s or self._take_turn(opcode) == 0
+        if not alone:
             pool.hand_over(worker)
         caller = worker.caller = Caller(uid, gid, pid, unique, self._checked)
         try:
@@ -191,7 +193,13 @@ class Session:
         ended = worker.ended = perf_counter()
         taken_s = min(ended - worker.started, self._longest_s)
         worker.started = 0.0
-        self._average_s[opcode] = average_s + (taken_s - average_s) * 0.125
+        if alone:
+            self._average_s[opcode] = average_s + (taken_s - average_s) * 0.125
+
+    def _take_turn(self, opcode: int) -> int:
+        """Requests of a slow opcode that came since the last one that was served alone, to see if it still is slow."""
+        turn = self._turns[opcode] = (self._turns[opcode] + 1) % _TRIED_ALONE
+        return turn
 
     def _call(self, route: Route, caller: Caller, node: int, message: memoryview) -> None:
         row, unpack, start, carries, handler, encode = route
@@ -230,10 +238,10 @@ class Session:
     def _send(self, unique: int, payload: Payload) -> None:
         try:
             if isinstance(payload, bytes):
-                os.write(self.device.fd, _pack_reply(_REPLY_HEADER + len(payload), 0, unique) + payload)
+                self.device.send(_pack_reply(_REPLY_HEADER + len(payload), 0, unique) + payload)
             else:
                 length = _REPLY_HEADER + sum(len(part) for part in payload)
-                os.writev(self.device.fd, [_pack_reply(length, 0, unique), *payload])
+                self.device.write([_pack_reply(length, 0, unique), *payload])
         except OSError as error:
             self._not_sent(unique, error)
 
