@@ -2,8 +2,9 @@
 
 Not an implementation: those are in `chunkstore.buckets`. Keys are text, plain paths such as
 `myjfs/chunks/0/0/1_0_4194304`; every operation may be repeated without harm. Methods may be called from many threads
-at once and raise `chunkstore.errors.StoreError`. A bucket does not retry by itself (the store does) and must bound the
-time of every single request.
+at once and raise `chunkstore.errors.StoreError`. A bucket does not retry by itself and must bound the time of every
+single request. Uploads are retried by `chunkstore.transfer`, reads of files by whoever reads, who can look for newer
+slices; a compaction, a warm-up or a deletion that fails is reported, and is done again when it is next asked for.
 """
 
 from __future__ import annotations

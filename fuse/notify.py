@@ -3,6 +3,7 @@
 Deadlocks: the kernel takes the inode's (for entries: the parent directory's) lock, or waits for pages that are being
 read or written, while it processes a notification. So never notify about an inode from the thread that is serving a
 request on that inode or directory (in particular not before its reply): use another thread, and do not wait for it.
+The exception is `inval_inode` with offset -1: the kernel then takes no lock and touches no page.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The one table of FUSE opcodes: number, name, request struct, what follows it, handler and reply kind, a row each.
 
 Dispatch, the debug line, the list in the docs (`listing`) and the wire tests all derive from it; nothing else knows an
-opcode by number. INIT, INTERRUPT and DESTROY concern the session itself, which puts its own methods in their place.
+opcode by number. INIT is answered by the session before it serves; in the place of INTERRUPT and SETLKW, which concern
+its threads, it puts its own methods.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ Handler = Callable[..., Any]
 FUSE_SETLKW = 33
 FUSE_INIT = 26
 FUSE_INTERRUPT = 36
-FUSE_DESTROY = 38
-FUSE_NOTIFY_REPLY = 41
 
 
 @dataclass(frozen=True, slots=True)

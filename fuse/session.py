@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable

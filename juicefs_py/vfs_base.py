@@ -6,6 +6,7 @@ Not here: any operation (`vfs_names`, `vfs_attrs`, `vfs_files`, `vfs_dirs`, `vfs
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -66,6 +67,7 @@ class VFSBase(Operations):
         self.handles = HandleTable(self.readers, self.writers)
         self.internal = InternalFiles(config, self.accesslog, self.stats, meta, has_trash=meta.root == ROOT)
         self._changed: dict[int, float] = {}
+        self._changing = threading.Lock()  # of the writers of `_changed`, which is replaced whole when it is cut
         self._squash = config.all_squash or config.root_squash
         self._plain_callers = not config.checks_permissions
 
@@ -76,9 +78,10 @@ class VFSBase(Operations):
     def touch(self, ino: int) -> None:
         """Remember that an inode was changed through this mount just now."""
         now = time.monotonic()
-        if len(self._changed) > CHANGED_LIMIT:
-            self._changed = {k: at for k, at in self._changed.copy().items() if now - at < CHANGED_KEEP_S}
-        self._changed[ino] = now
+        with self._changing:
+            if len(self._changed) > CHANGED_LIMIT:
+                self._changed = {k: at for k, at in self._changed.items() if now - at < CHANGED_KEEP_S}
+            self._changed[ino] = now
 
     def who(self, caller: Caller) -> MetaCaller:
         """On whose behalf the rules see a request: the caller, unless squashed, or unless the rules must check."""
@@ -140,15 +143,24 @@ class VFSBase(Operations):
         if attr is None:
             attr, length, mtime = self.attr(ino)
         else:
-            if attr.type == FILE and self.handles.inode(ino) is not None:
-                attr, length, mtime = self.attr(ino)
-            else:
-                attr, length, mtime = self._with(attr, None)
+            seen = self._seen_if_open(ino) if attr.type == FILE else None
+            attr, length, mtime = seen or self._with(attr, None)
         seconds, nanos = divmod(mtime, 1_000_000_000)
         return Stat(
             ino, length, (length + 511) >> 9, attr.atime, seconds, attr.ctime, attr.atimensec, nanos, attr.ctimensec,
             TYPE_TO_MODE[attr.type] | attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, BLKSIZE,
         )  # fmt: skip
+
+    def _seen_if_open(self, ino: int) -> tuple[Attr, int, int] | None:
+        """`attr` of a file that is open here: it may be ahead of its record. None if it is not open, or gone by now."""
+        if self.handles.inode(ino) is None:
+            return None
+        try:
+            return self.attr(ino)
+        except Refused as problem:
+            if problem.errno != errno.ENOENT:
+                raise
+            return None
 
     def entry(self, ino: int, attr: Attr | None) -> Entry:
         """What a lookup answers."""

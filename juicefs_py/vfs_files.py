@@ -36,18 +36,23 @@ class FileOperations(VFSBase):
         try:
             epoch, writing = inode.epoch, self.writers.get(ino) is not None
             opened = self.meta.open(self.who(caller), ino, flags)
-            if writing:
-                self.stat(ino)  # what is not committed yet counts
-            else:
-                self.learn(inode, opened.attr, opened.attr.length, epoch)
-            file = self.handles.open(inode, opened.attr.tier, flags, writable=flags & O_ACCMODE != 0)
+            try:
+                if writing:
+                    self.stat(ino)  # what is not committed yet counts
+                else:
+                    self.learn(inode, opened.attr, opened.attr.length, epoch)
+                file = self.handles.open(inode, opened.attr.tier, flags, writable=flags & O_ACCMODE != 0)
+            except BaseException:
+                self.meta.close(ino)
+                raise
         except BaseException:
             self.handles.drop(inode)
             raise
         if opened.keep_cache:
             return Opened(file.fh, FOPEN_KEEP_CACHE)
         if self.notifier is not None:
-            self.notifier.inval_inode(ino, -1, 0)  # its attributes only: another client may have changed the length
+            # Another client may have changed the length. Attributes only (-1): nothing else may be told while we serve.
+            self.notifier.inval_inode(ino, -1, 0)
         return Opened(file.fh)
 
     def file_handle(self, fh: int, ino: int) -> FileHandle:

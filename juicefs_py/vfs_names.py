@@ -15,6 +15,7 @@ from juicefs_py.errors import refuse
 from juicefs_py.vfs_base import INTERNAL_VALID_S, VFSBase, is_internal
 from juicefs_py.vfs_trace import entry_of, text, traced
 from juicefs_py.vfs_trace import mode as shown
+from meta.attr import Attr
 from meta.errors import Refused
 from meta.types import DIRECTORY, MAX_SYMLINK, MODE_TO_TYPE, SYMLINK, TRASH
 
@@ -125,8 +126,11 @@ class NameOperations(VFSBase):
         who = self.who(caller)
         ino, attr = self.meta.create(who, parent, name, mode & 0o7777, self.umask(umask), flags)
         self.dir_changed(parent, name, there=True)
-        handle = self.handles.open(self.handles.hold(ino), attr.tier, flags, writable=flags & O_ACCMODE != 0)
-        return self.entry(ino, attr), Opened(handle.fh)
+        try:
+            return self._opened(ino, attr, flags)
+        except BaseException:
+            self.meta.close(ino)
+            raise
 
     @traced(lambda result, parent, name, mode, umask, flags: (
         f"({parent},{text(name)},{shown(mode | stat.S_IFREG)})"
@@ -139,9 +143,23 @@ class NameOperations(VFSBase):
         name = b"tmpfile_" + str(uuid.uuid4()).encode()
         who = self.who(caller)
         ino, attr = self.meta.create(who, parent, name, mode & 0o7777, self.umask(umask), flags)
-        self.meta.unlink(who, parent, name, skip_trash=True)
-        handle = self.handles.open(self.handles.hold(ino), attr.tier, flags, writable=flags & O_ACCMODE != 0)
-        return self.entry(ino, None), Opened(handle.fh)
+        try:
+            self.meta.unlink(who, parent, name, skip_trash=True)
+            return self._opened(ino, attr, flags)
+        except BaseException:
+            self.meta.close(ino)
+            raise
+
+    def _opened(self, ino: int, attr: Attr, flags: int) -> tuple[Entry, Opened]:
+        """A handle of a file that the metadata client has made and holds open. None is left if anything fails."""
+        inode = self.handles.hold(ino)
+        try:
+            entry = self.entry(ino, attr)
+            handle = self.handles.open(inode, attr.tier, flags, writable=flags & O_ACCMODE != 0)
+        except BaseException:
+            self.handles.drop(inode)
+            raise
+        return entry, Opened(handle.fh)
 
     def _check_new(self, parent: int, name: bytes) -> None:
         self.check_name(name)

@@ -18,6 +18,8 @@ from vfs_harness import BLOCK, CALLER, ROOT, Client, File, World, changes, errno
 from fuse.abi import FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE
 from fuse.operations import Caller, FileLock
 from juicefs_py.vfs_config import VFSConfig
+from meta.attr import Attr
+from meta.errors import Refused
 
 
 @pytest.fixture(params=["mem", "sqlite"])
@@ -312,3 +314,41 @@ def test_the_access_log_shows_operations_while_somebody_reads(client: Client) ->
     assert lines[0].split("] ")[0].endswith(f"[uid:0,gid:0,pid:{os.getpid()}")
     log.release()
     assert not vfs.accesslog.active
+
+
+@pytest.mark.parametrize("how", ["open", "create", "tmpfile"])
+def test_what_fails_while_a_file_is_opened_leaves_no_holder(
+    client: Client, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that seemed open would keep its inode and its data for ever."""
+    client.create(b"a").close()
+    vfs, calls = client.vfs, []
+    ino = client.ino(b"a")
+    with monkeypatch.context() as patch:
+        patch.setattr(vfs.handles, "open", lambda *_, **__: calls.append(1) or 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            if how == "open":
+                vfs.open(CALLER, ino, os.O_RDWR)
+            elif how == "create":
+                vfs.create(CALLER, ROOT, b"b", 0o644, 0, os.O_RDWR)
+            else:
+                vfs.tmpfile(CALLER, ROOT, b"", 0o644, 0, os.O_RDWR)
+    assert len(vfs.handles) == 0
+    for name in client.names()[6:]:
+        client.unlink(name)
+    assert calls and vfs.meta.reader.counter("totalInodes") == 0
+
+
+def test_an_open_file_that_goes_while_its_directory_is_listed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = client.create(b"a")
+    gone = client.vfs.meta.getattr
+
+    def getattr_(ino: int) -> Attr:
+        if ino == file.ino:
+            raise Refused(errno.ENOENT)
+        return gone(ino)
+
+    monkeypatch.setattr(client.vfs.meta, "getattr", getattr_)
+    assert b"a" in client.names(plus=True)
+    monkeypatch.undo()
+    file.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import time
+from typing import NamedTuple
 
 from chunkstore.buffers import Page
 from chunkstore.cache.directory import CacheDir
@@ -57,6 +58,22 @@ def open_dirs(config: StoreConfig, counters: Counters) -> tuple[list[CacheDir], 
     return dirs, problems
 
 
+class _Routes(NamedTuple):
+    """Which directory a block belongs to, of those that are alive. Replaced whole, as threads use it meanwhile."""
+
+    by_id: dict[str, CacheDir]
+    ring: Ring
+    single: CacheDir | None
+
+    @classmethod
+    def of(cls, dirs: list[CacheDir]) -> _Routes:
+        by_id = {each.id: each for each in dirs}
+        return cls(by_id, Ring(list(by_id)), dirs[0] if len(dirs) == 1 else None)
+
+    def owner(self, key: str) -> CacheDir:
+        return self.by_id[self.ring.owner(key)]
+
+
 class DiskCache(BlockCache):
     """Blocks in `dirs`, at least one."""
 
@@ -66,27 +83,26 @@ class DiskCache(BlockCache):
         self._all = dirs
         self._hash_prefix = config.hash_prefix
         self._fallback = MemoryCache(config, FALLBACK_SIZE, counters)
-        self._by_id = {each.id: each for each in dirs}
-        self._ring = Ring(list(self._by_id))
-        self._single = dirs[0] if len(dirs) == 1 else None
+        self._routes = _Routes.of(dirs)
 
     def _of(self, block: Block) -> CacheDir | None:
         """Where a block belongs; None when every disk is down."""
-        owner = self._single or self._by_id[self._ring.owner(block.key(self._hash_prefix))]
+        routes = self._routes
+        owner = routes.single or routes.owner(block.key(self._hash_prefix))
         if owner.health.state is not State.DOWN:
             return owner
-        living = {each.id: each for each in self._all if each.health.state is not State.DOWN}
+        living = [each for each in self._all if each.health.state is not State.DOWN]
         if not living:
             return None
-        self._by_id, self._ring = living, Ring(list(living))
-        self._single = next(iter(living.values())) if len(living) == 1 else None
-        return self._single or living[self._ring.owner(block.key(self._hash_prefix))]
+        routes = self._routes = _Routes.of(living)
+        return routes.single or routes.owner(block.key(self._hash_prefix))
 
     def _legacy(self, block: Block) -> CacheDir:
         return self._all[fnv1(block.key(self._hash_prefix).encode()) % len(self._all)]
 
     def read_into(self, block: Block, offset: int, view: memoryview) -> bool:
-        owner = self._single if self._single and self._single.health.state is State.NORMAL else self._of(block)
+        single = self._routes.single
+        owner = single if single and single.health.state is State.NORMAL else self._of(block)
         if owner is None:
             return self._fallback.read_into(block, offset, view)
         if owner.read_into(block, offset, view):

@@ -1,8 +1,8 @@
 """What one cache directory holds: key, size and last use of each block, in as little memory as Python allows.
 
 Not thread-safe: the directory's lock is held by whoever calls. A block costs about 150 bytes: one dict entry with two
-integers, and 13 bytes in arrays. Slots are dense, so that two at random are two list look-ups; a freed slot is filled
-with the last one. Sizes below zero mark staged blocks, which are never evicted nor counted.
+integers, 8 bytes in a list and 9 in arrays. Slots are dense, so that two at random are two list look-ups; a freed slot
+is filled with the last one. Sizes below zero mark staged blocks, which are never evicted nor counted.
 """
 
 from __future__ import annotations
