@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from meta.attr import Attr
 from meta.redis import keys as k
-from meta.redis.known import Cell
+from meta.redis.known import UNKNOWN, Cell
 from meta.redis.link import Command
-from meta.redis.reader import TOLD_APART, joined, pairs
+from meta.redis.reader import TOLD_APART
 from meta.redis.scripts import ANCESTRY, LOOKUP, call
 from meta.redis.view import TransactionView
 from meta.tkv.values import decode_entry
@@ -76,13 +76,13 @@ class ReadAhead(TransactionView):
         return [
             (self._command(cell), lambda answer, cell=cell: self._note(cell, answer))  # type: ignore[misc]
             for cell in cells
-            if not self._has(cell)
+            if self._peek(cell) is UNKNOWN
         ]
 
     def _lookup(self, parent: int, name: bytes) -> list[tuple[Command, Absorb]]:
         entries = self.keys.entries(parent)
-        if self._has((entries, name)):
-            data = self._cells[entries, name]
+        data = self._peek((entries, name))
+        if data is not UNKNOWN:
             return self._cells_of(decode_entry(data).ino) if data is not None else []
 
         def absorb(answer: list[Any]) -> None:
@@ -92,15 +92,14 @@ class ReadAhead(TransactionView):
             ino = decode_entry(answer[0]).ino
             self._note(ino, answer[1])
             if len(answer) > 2:
-                self._presence.setdefault(self.keys.entries(ino), bool(answer[2]))
+                self._fetched_presence.setdefault(self.keys.entries(ino), bool(answer[2]))
 
         return [(call(LOOKUP, entries, self.keys.prefix, name), absorb)]
 
     def _climb(self, ino: int) -> list[tuple[Command, Absorb]]:
         """The records from a directory up to the root, unless all of them are seen or believed."""
         at, levels = ino, 0
-        while self._has(at) and levels < _LEVELS:
-            data = self._cells[at]
+        while (data := self._peek(at)) is not UNKNOWN and levels < _LEVELS:
             if data is None or at == 1:
                 return []
             at, levels = Attr.decode(data).parent, levels + 1
@@ -112,11 +111,11 @@ class ReadAhead(TransactionView):
         return [(call(ANCESTRY, self.keys.attr(at), self.keys.prefix, at, _LEVELS), absorb)]
 
     def _hash_of(self, key: bytes) -> list[tuple[Command, Absorb]]:
-        if key in self._hashes:
+        if key in self._hashes or key in self._fetched_whole:
             return []
-        return [((b"HGETALL", key), lambda answer: self._hashes.setdefault(key, pairs(answer)))]
+        return [((b"HGETALL", key), lambda answer: self._fetched_whole.setdefault(key, answer))]
 
     def _list_of(self, key: bytes) -> list[tuple[Command, Absorb]]:
-        if key in self._lists or self._list_writes.get(key, (False,))[0]:
+        if key in self._lists or key in self._fetched_whole or self._list_writes.get(key, (False,))[0]:
             return []
-        return [((b"LRANGE", key, 0, -1), lambda answer: self._lists.setdefault(key, joined(answer)))]
+        return [((b"LRANGE", key, 0, -1), lambda answer: self._fetched_whole.setdefault(key, answer))]

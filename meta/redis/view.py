@@ -34,11 +34,14 @@ class TransactionView(RedisReader):
         self._speculate = speculate
         self.speculated = False
         self.fetches = 0
-        self._found: dict[Cell, bytes | None] = {}
+        self._fetched: dict[Cell, bytes | None] = {}
+        self._found: dict[Cell, bytes | None] = {}  # what the rule has really looked at
         self._cells: dict[Cell, bytes | None] = {}
         self._written: dict[Cell, None] = {}  # in order
+        self._fetched_whole: dict[bytes, list[bytes]] = {}  # hashes and lists
         self._hashes: dict[bytes, dict[bytes, bytes]] = {}
         self._lists: dict[bytes, bytes] = {}
+        self._fetched_presence: dict[bytes, bool] = {}
         self._presence: dict[bytes, bool] = {}
         self._dropped: set[bytes] = set()  # whole hashes that were deleted
         self._list_writes: dict[bytes, tuple[bool, bytes]] = {}  # replaces what is there?, records
@@ -55,29 +58,32 @@ class TransactionView(RedisReader):
 
     def _note(self, cell: Cell, value: bytes | None) -> None:
         """A value was read from the store."""
-        if cell not in self._found:
-            self._found[cell] = value
-            self._cells.setdefault(cell, value)
+        self._fetched.setdefault(cell, value)
         self.known.put(cell, value)
 
-    def _has(self, cell: Cell) -> bool:
-        """Whether a cell is seen already, or believed."""
-        if cell in self._cells:
-            return True
+    def _peek(self, cell: Cell) -> bytes | None:
+        """What would be seen of a cell without asking the store; `UNKNOWN` if it must be asked."""
+        for seen in (self._cells, self._fetched):
+            if cell in seen:
+                return seen[cell]
         if isinstance(cell, tuple) and cell[0] in self._dropped:
-            self._cells[cell] = None
-            return True
-        value = self.known.get(cell) if self._speculate else UNKNOWN
-        if value is UNKNOWN:
-            return False
-        self.speculated = True
-        self._found[cell] = self._cells[cell] = value
-        return True
+            return None
+        return self.known.get(cell) if self._speculate else UNKNOWN
 
     def _see(self, cell: Cell) -> bytes | None:
-        if not self._has(cell):
+        """The value of a cell. It becomes a condition if it was not written here before."""
+        if cell in self._cells:
+            return self._cells[cell]
+        value = self._peek(cell)
+        if value is UNKNOWN:
             self._note(cell, self._ask(self._command(cell))[0])
-        return self._cells[cell]
+            value = self._fetched[cell]
+        elif cell not in self._fetched and not (isinstance(cell, tuple) and cell[0] in self._dropped):
+            self.speculated = True
+        self._cells[cell] = value
+        if not (isinstance(cell, tuple) and cell[0] in self._dropped):
+            self._found[cell] = value
+        return value
 
     def _command(self, cell: Cell) -> Command:
         if isinstance(cell, tuple):
@@ -95,7 +101,8 @@ class TransactionView(RedisReader):
 
     def hash(self, key: bytes) -> dict[bytes, bytes]:
         if key not in self._hashes and key not in self._dropped:
-            self._hashes[key] = pairs(self._ask((b"HGETALL", key))[0])
+            fetched = self._fetched_whole.get(key)
+            self._hashes[key] = pairs(self._ask((b"HGETALL", key))[0] if fetched is None else fetched)
         seen = {} if key in self._dropped else dict(self._hashes[key])
         for cell in self._written:
             if isinstance(cell, tuple) and cell[0] == key:
@@ -117,7 +124,9 @@ class TransactionView(RedisReader):
         if written:
             return bool(self.hash(key))
         if key not in self._presence:
-            if self._speculate:
+            if key in self._fetched_presence:
+                self._presence[key] = self._fetched_presence[key]
+            elif self._speculate:
                 self.speculated, self._presence[key] = True, False
             else:
                 self._presence[key] = bool(self._ask((b"EXISTS", key))[0])
@@ -128,7 +137,8 @@ class TransactionView(RedisReader):
         if replaced:
             return data
         if key not in self._lists:
-            self._lists[key] = joined(self._ask((b"LRANGE", key, 0, -1))[0])
+            fetched = self._fetched_whole.get(key)
+            self._lists[key] = joined(self._ask((b"LRANGE", key, 0, -1))[0] if fetched is None else fetched)
         return self._lists[key] + data
 
     def list_entries(self, ino: int, *, plus: bool = False, cursor: Cursor = None, limit: int = -1) -> DirPage:

@@ -39,7 +39,7 @@ def set_xattr(tx: Transaction, ino: int, name: bytes, value: bytes, flags: int) 
         raise Refused(errno.EINVAL)
     if len(name) > MAX_NAME or len(value) > MAX_VALUE:
         raise Refused(errno.ERANGE)
-    tx.prefetch(("attr", ino), ("xattr", ino, name))
+    tx.prefetch(("attr", ino), *([("xattr", ino, name)] if flags else []))
     if tx.attr(ino) is None:
         raise Refused(errno.ENOENT)
     exists = flags and tx.xattr(ino, name) is not None
