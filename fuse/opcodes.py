@@ -96,6 +96,13 @@ ROWS: tuple[Row, ...] = (
 
 BY_OPCODE: dict[int, Row] = {row.opcode: row for row in ROWS}
 
+OF_AN_INODE = frozenset(
+    row.opcode
+    for row in ROWS
+    if row.name in ("GETATTR", "SETATTR", "READLINK", "LINK", "OPEN", "OPENDIR", "ACCESS") or row.name.endswith("XATTR")
+)
+"""Requests that a path has led to, about the inode itself: if that is gone the name may lead to another one by now."""
+
 
 def listing() -> str:
     """What is implemented, one line per opcode, for the docs."""

@@ -220,6 +220,8 @@ class Session:
         if number == 0:
             log.error("%s failed: unexpected error", row.name, exc_info=error)
             number = errno.EIO
+        if number == errno.ENOENT and row.opcode in opcodes.OF_AN_INODE:
+            number = errno.ESTALE  # on which the kernel follows the path once more, without its cache
         if self._debug:
             log.debug(trace.failed(row, caller, number, error))
         if row.encode is not None:

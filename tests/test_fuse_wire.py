@@ -11,7 +11,7 @@ import random
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -348,6 +348,7 @@ class Failing(Operations):
     [
         (PermissionError(errno.EPERM, "no"), errno.EPERM, False),
         (KeyError("own"), errno.ESTALE, False),
+        (FileNotFoundError(errno.ENOENT, "the inode is gone"), errno.ESTALE, False),
         (ValueError("bug"), errno.EIO, True),
         (OSError("without a number"), errno.EIO, True),
         (OSError(512, "not an errno of user space"), errno.EIO, True),
@@ -362,6 +363,25 @@ def test_exceptions(error: BaseException, expected: int, logged: bool, caplog: p
     wire.session.device.close()
     wire.ours.close()
     wire.theirs.close()
+
+
+def test_a_missing_name_is_no_stale_inode() -> None:
+    """The kernel follows a path again on ESTALE: right for an inode that is gone, pointless for a name that is."""
+    missing = FileNotFoundError(errno.ENOENT, "no such name")
+    wire = Wire(Failing(missing))
+    wire.session.operations.lookup = wire.session.operations.unlink = _raise(missing)  # type: ignore[method-assign]
+    assert wire.ask(message(1, b"name\0")) == errno.ENOENT
+    assert wire.ask(message(10, b"name\0")) == errno.ENOENT
+    wire.session.device.close()
+    wire.ours.close()
+    wire.theirs.close()
+
+
+def _raise(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
 
 
 INIT_5_4 = bytes.fromhex(

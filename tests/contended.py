@@ -1,0 +1,255 @@
+"""Names that several workers fight for, and what must be true whoever wins.
+
+Each action is one that a file system must make safe, and is written so that a lost update shows: at once, or in the
+account that the worker gives at its end (`claims`), which the harness (together) adds up. Not here: names that a worker
+has to itself (own_names).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from own_names import DIRECTORIES
+
+TARGETS = 4
+TOKENS = 6
+POOL = 5
+EMPTY = 3  # directories that come and go
+ROUNDS_PER_S = 5  # of O_EXCL
+
+
+def sealed(text: str, filler: bytes) -> bytes:
+    """A file that tells whether it is whole: checksum of the rest in the first line."""
+    rest = text.encode() + b"\n" + filler
+    return hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
+
+
+def is_sealed(data: bytes) -> bool:
+    checksum, _, rest = data.partition(b"\n")
+    return hashlib.sha256(rest).hexdigest().encode() == checksum
+
+
+def prepare(root: Path) -> None:
+    """What the actions expect to find."""
+    for name in DIRECTORIES:
+        (root / name).mkdir()
+    for number in range(TARGETS):
+        (root / f"d0/target{number}").write_bytes(sealed("first", b""))
+    for number in range(TOKENS):
+        (root / f"d{number % 4}/token{number}.0").write_text(f"token {number}")
+    for name in ("counter-flock", "counter-fcntl"):
+        (root / name).write_text("0")
+    for name in ("lines", "lock-flock", "lock-fcntl"):
+        (root / name).write_text("")
+
+
+class Contended:
+    """One worker's part in the fights below `roots`, which are several mounts of one directory."""
+
+    def __init__(self, roots: list[Path], worker: int, chance: random.Random) -> None:
+        self.roots = roots
+        self.worker = worker
+        self.random = chance
+        self.count = 0
+        self.round = 0
+        self.won: list[str] = []  # names that O_EXCL made
+        self.links: set[str] = set()  # names of ours for inodes of the pool
+        self.done: Counter[str] = Counter()
+        self.actions: list[tuple[Callable[[], str], int]] = [
+            (self.add_one, 3), (self.add_line, 3), (self.replace, 8), (self.look, 6), (self.move_token, 8),
+            (self.win, 6), (self.put_in_pool, 5), (self.take_from_pool, 5), (self.rename_in_pool, 4),
+            (self.link_to_pool, 6), (self.unlink_own_link, 4), (self.use_directory, 6),
+        ]  # fmt: skip
+
+    def claims(self) -> dict[str, Any]:
+        """What the volume must hold because of this worker."""
+        return {"won": self.won, "links": sorted(self.links), **self.done}
+
+    def root(self) -> Path:
+        return self.random.choice(self.roots)
+
+    def fresh(self) -> str:
+        """A number that nobody else uses."""
+        self.count += 1
+        return f"{self.worker}.{self.count}"
+
+    # Locks
+
+    @contextmanager
+    def locked(self, root: Path, kind: str) -> Iterator[None]:
+        """Hold the lock of that kind; while it is held nobody else is inside."""
+        fd = os.open(root / f"lock-{kind}", os.O_RDWR)
+        inside = root / f"inside-{kind}"
+        try:
+            (fcntl.flock if kind == "flock" else fcntl.lockf)(fd, fcntl.LOCK_EX)
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL, 0o600))
+            yield
+            inside.unlink()
+        finally:
+            os.close(fd)
+
+    def add_one(self) -> str:
+        root, kind = self.root(), self.random.choice(("flock", "fcntl"))
+        with self.locked(root, kind):
+            counter = root / f"counter-{kind}"
+            value = int(counter.read_text()) + 1
+            with counter.open("r+") as file:
+                file.write(str(value))
+        self.done[f"counter-{kind}"] += 1
+        return f"count {counter} {value}"
+
+    def add_line(self) -> str:
+        root, line = self.root(), f"line {self.fresh()} {'.' * self.random.randrange(200)}\n"
+        with self.locked(root, "flock"), (root / "lines").open("a") as file:
+            file.write(line)
+        self.done["lines"] += 1
+        return f"line {root}"
+
+    # Replacing
+
+    def replace(self) -> str:
+        """Rename over a name that always exists."""
+        root, number = self.root(), self.random.randrange(TARGETS)
+        new = root / f"{self.random.choice(DIRECTORIES)}/new{self.worker}"
+        new.write_bytes(sealed(self.fresh(), self.random.randbytes(int(self.random.random() ** 3 * 100_000))))
+        os.rename(new, root / f"d0/target{number}")
+        return f"replace {root} target{number}"
+
+    def look(self) -> str:
+        """Such a name always exists and is whole. What was replaced while it was read may be gone, in JuiceFS."""
+        path = self.root() / f"d0/target{self.random.randrange(TARGETS)}"
+        for _ in range(100):
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                ino = os.fstat(fd).st_ino
+                with os.fdopen(os.dup(fd), "rb") as file:
+                    data = file.read()
+                if is_sealed(data):
+                    return f"look {path}"
+                trouble = f"{path} (inode {ino}, {len(data)} bytes) is torn"
+            except OSError as e:
+                trouble = f"{path}: {e}"
+            finally:
+                os.close(fd)
+            assert os.stat(path).st_ino != ino, trouble
+        return f"look {path}: always replaced"
+
+    # Moving
+
+    def move_token(self) -> str:
+        """Each token has one name, whoever moves it where."""
+        root, number = self.root(), self.random.randrange(TOKENS)
+        directories = self.random.sample(DIRECTORIES, 2)
+        prefix = f"token{number}."
+        for name in os.listdir(root / directories[0]):
+            if name.startswith(prefix):
+                try:
+                    os.rename(root / directories[0] / name, root / directories[1] / f"{prefix}{self.fresh()}")
+                except FileNotFoundError:
+                    return f"move {name}: gone"
+                return f"move {root} {name} {directories}"
+        return f"move token{number}: not here"
+
+    # Creating
+
+    def win(self) -> str:
+        """All workers try to create the same name at about the same time."""
+        number = int(time.time() * ROUNDS_PER_S)
+        if number == self.round:
+            return "win: not yet"
+        self.round = number
+        root, name = self.root(), f"d1/excl{number}"
+        try:
+            fd = os.open(root / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            return f"win {root} {name}: lost"
+        os.write(fd, b"%d" % self.worker)
+        os.close(fd)
+        self.won.append(name)
+        return f"win {root} {name}"
+
+    # Links come and go
+
+    def pool(self) -> str:
+        return f"d{self.random.randrange(4)}/pool{self.random.randrange(POOL)}"
+
+    def put_in_pool(self) -> str:
+        path = self.root() / self.pool()
+        try:
+            with path.open("xb") as file:
+                file.write(sealed(self.fresh(), b""))
+        except FileExistsError:
+            return f"put {path}: exists"
+        return f"put {path}"
+
+    def take_from_pool(self) -> str:
+        path = self.root() / self.pool()
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return f"take {path}: gone"
+        return f"take {path}"
+
+    def rename_in_pool(self) -> str:
+        root, source, target = self.root(), self.pool(), self.pool()
+        try:
+            os.rename(root / source, root / target)
+        except FileNotFoundError:
+            return f"rename {root} {source}: gone"
+        return f"rename {root} {source} {target}"
+
+    def link_to_pool(self) -> str:
+        """A link that was made stays until it is unlinked, and keeps the inode."""
+        root, source, target = self.root(), self.pool(), f"d2/link{self.fresh()}"
+        if len(self.links) >= 20:
+            return "link: enough"
+        try:
+            os.link(root / source, root / target)
+        except FileNotFoundError:
+            return f"link {root} {source}: gone"
+        self.links.add(target)
+        return f"link {root} {source} {target}"
+
+    def unlink_own_link(self) -> str:
+        if not self.links:
+            return "unlink no link"
+        root, name = self.root(), self.random.choice(sorted(self.links))
+        assert os.stat(root / name).st_nlink >= 1
+        os.unlink(root / name)
+        self.links.discard(name)
+        return f"unlink {root} {name}"
+
+    # Directories come and go
+
+    def use_directory(self) -> str:
+        """Nobody can remove a directory in which somebody has just made a file."""
+        root = self.root()
+        directory = root / f"d3/empty{self.random.randrange(EMPTY)}"
+        if self.random.random() < 0.3:
+            try:
+                directory.rmdir()
+            except OSError as e:  # FileNotFoundError, or not empty
+                return f"rmdir {directory}: {e.strerror}"
+            return f"rmdir {directory}"
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            pass
+        file = directory / f"in{self.worker}"
+        try:
+            file.touch(exist_ok=False)
+        except FileNotFoundError:
+            return f"use {directory}: removed"
+        other = self.root() / file.relative_to(root)
+        assert other.stat().st_size == 0
+        other.unlink()
+        return f"use {directory}"
