@@ -131,13 +131,6 @@ class ChunkStore:
             return False
         return not self.cache.enabled or (offset > 0 and length <= block.size // 4)
 
-    def prefetch(self, slice_id: int, size: int, offset: int) -> None:
-        """A hint: the block at `offset` will be wanted. Does nothing without a cache."""
-        if 0 <= offset < size:
-            block = block_at(slice_id, size, offset, self.config.block_size)
-            if self.cache.where(block) is None:
-                self._prefetcher.hint(block)
-
     # the cache commands
 
     def fill_cache(self, slice_id: int, size: int) -> CacheReport:
@@ -176,10 +169,6 @@ class ChunkStore:
         return CacheReport(count, size, missing, locations)
 
     # the whole
-
-    def used_memory(self) -> int:
-        """Bytes of buffers in use, and of data that waits for the cache or is cached in memory."""
-        return self.buffers.used + self.cache.memory()
 
     def update_limits(self, upload_mbps: float, download_mbps: float) -> None:
         """Change the transfer limits; 0 is without limit."""

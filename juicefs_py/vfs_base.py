@@ -143,24 +143,15 @@ class VFSBase(Operations):
         if attr is None:
             attr, length, mtime = self.attr(ino)
         else:
-            seen = self._seen_if_open(ino) if attr.type == FILE else None
-            attr, length, mtime = seen or self._with(attr, None)
+            if attr.type == FILE and self.handles.inode(ino) is not None:
+                attr, length, mtime = self.attr(ino)
+            else:
+                attr, length, mtime = self._with(attr, None)
         seconds, nanos = divmod(mtime, 1_000_000_000)
         return Stat(
             ino, length, (length + 511) >> 9, attr.atime, seconds, attr.ctime, attr.atimensec, nanos, attr.ctimensec,
             TYPE_TO_MODE[attr.type] | attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, BLKSIZE,
         )  # fmt: skip
-
-    def _seen_if_open(self, ino: int) -> tuple[Attr, int, int] | None:
-        """`attr` of a file that is open here: it may be ahead of its record. None if it is not open, or gone by now."""
-        if self.handles.inode(ino) is None:
-            return None
-        try:
-            return self.attr(ino)
-        except Refused as problem:
-            if problem.errno != errno.ENOENT:
-                raise
-            return None
 
     def entry(self, ino: int, attr: Attr | None) -> Entry:
         """What a lookup answers."""

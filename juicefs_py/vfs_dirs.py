@@ -1,9 +1,10 @@
 """Listing directories, page by page, with offsets that stay valid while entries come and go.
 
 Not here: names one by one (`vfs_names`). A listing is a sequence of rows: internal files (in the root), `.`, `..`, then
-the entries in the engine's order. Offsets count rows. A handle keeps the page it is at; the next page begins at the
-engine's cursor behind it, so entries removed meanwhile neither shift nor hide others. A page begins at a remembered
-(row, cursor), so that a seek backwards finds it again.
+the entries in the engine's order, or by name (`--sort-dir`: an engine that has no such order then lists all at once).
+Offsets count rows. A handle keeps the page it is at; the next page begins at the engine's cursor behind it, so entries
+removed meanwhile neither shift nor hide others. A page begins at a remembered (row, cursor), so that a seek backwards
+finds it again.
 
 Some engines may list a name again in a later page, while their table shrinks: names that were listed are remembered by
 their hash, up to a limit, and not listed twice. (Of two names with one hash, one in 2^64, the second would be missing.)
@@ -194,18 +195,27 @@ class DirOperations(VFSBase):
     def _read_page(self, caller: Caller, handle: DirHandle, first: int, cursor: Cursor, plus: bool) -> Page:
         limit = FIRST_PAGE if cursor is None else (PLUS_PAGE if plus else PAGE)
         read_at = time.monotonic()
-        who = self.who(caller)
-        try:
-            found = self.meta.list_dir(who, handle.ino, plus, cursor, limit)
-        except Refused as problem:
-            if not plus or problem.errno != errno.EACCES:
-                raise
-            found = self.meta.list_dir(who, handle.ino, False, cursor, limit)
+        found = self._read_entries(caller, handle.ino, plus, cursor, limit)
+        if self.meta.config.sort_dir and not isinstance(found.next, bytes):  # not by name, or the last page
+            if found.next is not None:
+                found = self._read_entries(caller, handle.ino, plus, cursor, -1)
+            by_name = {item.name: item for item in found.items}
+            found = DirPage([by_name[name] for name in sorted(by_name)], None)
         page = Page(first, handle.unlisted(first, found, cursor), found.next, read_at)
         handle.page = page
         if page.items and not page.last:
             handle.remember(first + len(page.items), page.next)
         return page
+
+    def _read_entries(self, caller: Caller, ino: int, plus: bool, cursor: Cursor, limit: int) -> DirPage:
+        """Without attributes if only those may not be read."""
+        who = self.who(caller)
+        try:
+            return self.meta.list_dir(who, ino, plus, cursor, limit)
+        except Refused as problem:
+            if not plus or problem.errno != errno.EACCES:
+                raise
+            return self.meta.list_dir(who, ino, False, cursor, limit)
 
     @traced(lambda result, ino, fh: f"({ino})")
     def releasedir(self, caller: Caller, ino: int, fh: int) -> None:

@@ -18,6 +18,7 @@ from meta.open_files import OpenFiles
 from meta.rules.context import Volume
 from meta.rules.quotas import QuotaTable
 from meta.rules.sessions import release_sustained
+from meta.rules.statfs import read_usage
 from meta.setting import Setting
 from meta.transaction import Engine, Transaction
 from meta.types import ROOT
@@ -65,9 +66,11 @@ class ClientBase:
         return self.vol.setting
 
     def load_quotas(self) -> None:
-        """Learn which directories, users and groups have quotas."""
+        """Learn which directories, users and groups have quotas, and with `fast_statfs` how much is used."""
         setting = self.vol.setting
         self.vol.quotas = QuotaTable.load(self.reader, dirs=setting.dir_stats, owners=setting.user_group_quota)
+        if self.config.fast_statfs:
+            self.vol.usage = read_usage(self.reader)
 
     def set_slice_store(self, store: SliceStore) -> None:
         """Who deletes and merges slices. Without one this client leaves both to others."""

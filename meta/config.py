@@ -17,7 +17,7 @@ class MetaConfig:
     subdir: str = ""
     atime_mode: str = "noatime"  # noatime, relatime, strictatime
     skip_dir_mtime_s: float = 0.1  # leave a directory's times alone if they are fresher than this
-    skip_dir_nlink: int = 20  # TKV engines: retries after which a directory's nlink is left alone
+    skip_dir_nlink: int = 20  # shown in `.config` only: our engines never give up a directory's nlink
     open_cache_s: float = 0.0
     open_cache_limit: int = 10_000
     heartbeat_s: float = 12.0  # 0: no heartbeat
@@ -25,8 +25,8 @@ class MetaConfig:
     max_deletes: int = 10  # 0: never delete objects
     retries: int = 10
     mount_point: str = ""
-    sort_dir: bool = False
-    fast_statfs: bool = False
+    sort_dir: bool = False  # whoever lists sorts by name, if the engine does not
+    fast_statfs: bool = False  # the volume's totals as of the last heartbeat
     dir_stat_flush_s: float = 1.0
 
 

@@ -360,7 +360,7 @@ def test_queue_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         writer.set_id(slice_id)
         writer.write_at(0, data)
         writer.finish(len(data))
-    assert store.used_memory() <= 8 << 20  # a fifth of the buffers, and the one being written
+    assert store.buffers.used + store.cache.memory() <= 8 << 20  # a fifth of the buffers, and the one being written
     assert store.metrics.blockcache_drops >= 12
     gate.set()
 
@@ -368,7 +368,7 @@ def test_queue_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_cache_bounds(make: Make) -> None:
     store, _ = make(cache_dirs=("memory",), cache_size=10 * SIZE)
     put(store, *range(1, 31))
-    assert store.cache.usage() == (10, 10 * SIZE) and store.used_memory() == 10 * SIZE
+    assert store.cache.usage() == (10, 10 * SIZE) and store.buffers.used + store.cache.memory() == 10 * SIZE
     for slice_id in range(1, 31):
         check(store, slice_id)
     assert store.cache.usage() == (10, 10 * SIZE)

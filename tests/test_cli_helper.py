@@ -129,7 +129,9 @@ def test_odd_values_warn_and_are_replaced(
     assert warning in caplog.text
 
 
-@pytest.mark.parametrize("words", [("--consul", "x:1"), ("--upload-delay", "1h"), ("--backup-meta", "2h")])
+@pytest.mark.parametrize(
+    "words", [("--consul", "x:1"), ("--upload-delay", "1h"), ("--backup-meta", "2h"), ("--skip-dir-nlink", "5")]
+)
 def test_what_is_not_there_yet_is_said(words: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
     settings.check(given(*words))
     assert words[0] in caplog.text

@@ -198,6 +198,15 @@ def test_growth_stops_at_the_capacity(client: Client) -> None:
     check_sound(client.engine, client.store.deleted)
 
 
+def test_fast_statfs_answers_as_of_the_last_heartbeat(client: Client) -> None:
+    fast = Client(client.engine, fast_statfs=True)
+    client.write(client.file(b"f"), 0, 100_000)
+    assert client.statfs(SUPERUSER, ROOT).used_inodes == 1 and fast.statfs(SUPERUSER, ROOT).used_inodes == 0
+    fast.refresh_session()
+    assert fast.statfs(SUPERUSER, ROOT) == client.statfs(SUPERUSER, ROOT)
+    fast.close_session()
+
+
 def test_growth_stops_at_quotas_of_directory_user_and_group(client: Client) -> None:
     top, _ = client.mknod(SUPERUSER, ROOT, b"d", DIRECTORY, 0o777, 0)
     below, _ = client.mknod(SUPERUSER, top, b"e", DIRECTORY, 0o777, 0)

@@ -12,6 +12,8 @@ import pytest
 from vfs_harness import CALLER, ROOT, Client, Sink, errno_from, world
 
 from meta.config import MetaConfig
+from meta.transaction import Cursor, DirPage
+from meta.types import Caller as MetaCaller
 
 INTERNAL = [b".accesslog", b".stats", b".config", b".trash", b".", b".."]
 
@@ -135,6 +137,31 @@ def test_seek_back_and_rewind(client: Client) -> None:
     client.vfs.readdir(CALLER, folder, fh, 0, again)
     assert b"new" in [row[0] for row in again.rows]
     client.vfs.releasedir(CALLER, folder, fh)
+
+
+@pytest.mark.parametrize("sort_dir", [False, True])
+@pytest.mark.parametrize("paged", [False, True])
+def test_sort_dir_is_for_engines_that_do_not_list_by_name(
+    tmp_path: Path, sort_dir: bool, paged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world("mem", tmp_path) as made:
+        client = made.client(meta=MetaConfig(no_bgjob=True, sort_dir=sort_dir))
+        folder = client.mkdir(b"d")
+        names = [b"c", b"a", b"d", b"b"]
+        for name in names:
+            client.create(name, folder).close()
+        real = client.vfs.meta.list_dir
+
+        def by_hash(who: MetaCaller, ino: int, plus: bool, cursor: Cursor = None, limit: int = -1) -> DirPage:
+            found = {item.name: item for item in real(who, ino, plus).items}
+            items = [found[name] for name in names]
+            if not paged or limit < 0:
+                return DirPage(items, None)
+            at = cursor if isinstance(cursor, int) else 0
+            return DirPage(items[at : at + 2], at + 2 if at + 2 < len(items) else None)
+
+        monkeypatch.setattr(client.vfs.meta, "list_dir", by_hash)
+        assert client.names(folder, room=1)[2:] == (sorted(names) if sort_dir else names)
 
 
 def test_ten_thousand_entries_are_quick(tmp_path: Path) -> None:

@@ -53,10 +53,10 @@ META = (
     Option(("read-only",), "bool", "", "allow lookup and read operations only", "META"),
     Option(("no-bgjob",), "bool", "", "disable background jobs (clean-up, backup, etc.)", "META"),
     Option(("atime-mode",), "string", "noatime", "when to update atime: noatime, relatime or strictatime", "META"),
-    Option(("skip-dir-nlink",), "int", "20", "retries after which updating a directory's nlink is skipped (TKV only, 0 means never)", "META"),
+    Option(("skip-dir-nlink",), "int", "20", "accepted for compatibility, has no effect: nlink of directories is always right", "META"),
     Option(("skip-dir-mtime",), "seconds", "100ms", "skip updating a directory's times if they changed less than this ago", "META"),
     Option(("sort-dir",), "bool", "", "sort entries of a directory by name", "META"),
-    Option(("fast-statfs",), "bool", "", "answer statfs from local counters instead of asking the metadata engine", "META"),
+    Option(("fast-statfs",), "bool", "", "answer statfs with the totals of the last heartbeat instead of asking the metadata engine", "META"),
     Option(("network-interfaces",), "string", "", "comma-separated interfaces whose addresses are recorded in the session", "META"),
 )  # fmt: skip
 

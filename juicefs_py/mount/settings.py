@@ -75,6 +75,8 @@ def check(values: Values) -> None:
     for name in _NEEDS_WRITEBACK:
         if values.is_set(name):
             log.LOG.warning("--%s has no effect without --writeback and is ignored", name)
+    if values.is_set("skip-dir-nlink"):
+        log.LOG.warning("--skip-dir-nlink has no effect and is ignored: nlink of directories is always right")
     backup = values.seconds("backup-meta")
     if 0 < backup < 300 and os.environ.get("SKIP_BACKUP_META_CHECK") != "true":
         raise Fatal(f"backup-meta should not be less than 5 minutes: {values.text('backup-meta')}")

@@ -86,6 +86,7 @@ class Volume:
         self.inodes = IdPool(engine, "nextInode", INODE_BATCH, lowest=2)
         self.slices = IdPool(engine, "nextChunk", SLICE_BATCH, lowest=1)
         self.quotas = QuotaTable()  # replaced whole with every heartbeat
+        self.usage: tuple[int, int] | None = None  # bytes and inodes as of the last heartbeat, with `fast_statfs`
         self.trash_hour = (b"", 0)  # name and inode of the hourly trash directory last used
         self.is_open: Callable[[int], bool] = lambda ino: False
         """Whether this process holds the inode open (it must then outlive its last link)."""

@@ -23,8 +23,7 @@ class StatTotals(NamedTuple):
 
 def stat_totals(reader: Reader, vol: Volume, ino: int) -> StatTotals:
     """Totals for the directory `ino`. What has no limit is shown as growing with its use, so as never to look full."""
-    used = max(reader.counter("usedSpace"), 0)
-    used_inodes = max(reader.counter("totalInodes"), 0)
+    used, used_inodes = (max(number, 0) for number in vol.usage or read_usage(reader))
     total = vol.setting.capacity or _unlimited_space(used)
     avail = max(total - used, 0)
     if vol.setting.inodes:
@@ -44,6 +43,11 @@ def stat_totals(reader: Reader, vol: Volume, ino: int) -> StatTotals:
     if nearest is not None:
         total, used_inodes = max(nearest.used_space, 0) + avail, max(nearest.used_inodes, 0)
     return StatTotals(total, avail, used_inodes, avail_inodes)
+
+
+def read_usage(reader: Reader) -> tuple[int, int]:
+    """Bytes and inodes that the volume holds."""
+    return reader.counter("usedSpace"), reader.counter("totalInodes")
 
 
 def _unlimited_space(used: int) -> int:
