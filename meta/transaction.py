@@ -24,7 +24,8 @@ from meta.types import Dirent
 T = TypeVar("T")
 
 Read = tuple[str, *tuple[int | bytes, ...]]
-"""A read to come: the name of a `Reader` method and its arguments, e.g. ("attr", 1) or ("target", 1, b"name")."""
+"""A read to come: the name of a `Reader` method and its arguments, e.g. ("attr", 1) or ("target", 1, b"name").
+("ancestry", 5) stands for the attributes of a directory and of all above it."""
 
 QuotaKind = Literal["dir", "user", "group"]
 Owner = tuple[int, int]

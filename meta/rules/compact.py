@@ -60,8 +60,9 @@ def discard_slice(tx: Transaction, slice_id: int, size: int) -> None:
 
 def release(tx: Transaction, slices: Iterable[SliceKey]) -> list[SliceKey]:
     """Give back one reference per item (duplicates count); the slices that lost their last one."""
-    dead = []
-    for (slice_id, size), count in Counter(slices).items():
+    dead, counts = [], Counter(slices)
+    tx.prefetch(*[("slice_refs", slice_id, size) for slice_id, size in counts])
+    for (slice_id, size), count in counts.items():
         tx.add_slice_refs(slice_id, size, -count)
         if tx.slice_refs(slice_id, size) <= 0:
             dead.append((slice_id, size))

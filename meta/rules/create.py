@@ -14,7 +14,7 @@ from meta.errors import Refused
 from meta.rules.access import WRITE, refuse_flags, require
 from meta.rules.context import Volume
 from meta.rules.directory import Time, check_name, refuse_trashed, searchable, update_parent
-from meta.rules.usage import charge, charge_dir, check_growth
+from meta.rules.usage import charge, charge_dir, check_growth, reads_of_chain
 from meta.transaction import DirStat, Transaction
 from meta.types import (
     BLOCKDEV,
@@ -58,7 +58,7 @@ def mknod(
     EEXIST is raised as `Exists`, which carries what was found. `target` is what a symlink says.
     """
     _check_new(parent, name, type, target)
-    tx.prefetch(("attr", parent), ("target", parent, name))
+    tx.prefetch(("attr", parent), ("target", parent, name), *reads_of_chain(vol, parent))
     directory = searchable(tx, caller, parent)
     refuse_trashed(directory)
     found = tx.target(parent, name)

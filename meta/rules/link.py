@@ -13,7 +13,7 @@ from meta.rules.access import WRITE, refuse_flags, require
 from meta.rules.context import Volume
 from meta.rules.create import Exists
 from meta.rules.directory import check_name, refuse_trashed, searchable, stamp, update_parent
-from meta.rules.usage import charge_dir, check_directories
+from meta.rules.usage import charge_dir, check_directories, reads_of_chain
 from meta.transaction import Transaction
 from meta.types import FLAG_IMMUTABLE, TRASH, Caller, Dirent
 
@@ -27,7 +27,7 @@ def link(tx: Transaction, vol: Volume, caller: Caller, ino: int, parent: int, na
     if parent >= TRASH:
         raise Refused(errno.EPERM)
     check_name(parent, name, errno.EEXIST)
-    tx.prefetch(("attr", parent), ("target", parent, name), ("attr", ino))
+    tx.prefetch(("attr", parent), ("target", parent, name), ("attr", ino), *reads_of_chain(vol, parent))
     directory = searchable(tx, caller, parent)
     refuse_trashed(directory)
     attr = tx.attr(ino)

@@ -15,6 +15,7 @@ from meta.rules.context import Volume
 from meta.rules.directory import Time, check_name, searchable, update_parent
 from meta.rules.removal import Removed, release
 from meta.rules.trash import reads_of_bin
+from meta.rules.usage import reads_of_chain
 from meta.transaction import Transaction
 from meta.types import DIRECTORY, TRASH, Caller, Dirent
 
@@ -26,7 +27,7 @@ def unlink(
 ) -> Removed:
     """Remove a name of anything but a directory (EPERM)."""
     check_name(parent, name, errno.EPERM)
-    tx.prefetch(("attr", parent), ("target", parent, name), *reads_of_bin(vol))
+    tx.prefetch(("attr", parent), ("target", parent, name), *reads_of_bin(vol), *reads_of_chain(vol, parent))
     directory = _removable_from(tx, caller, parent)
     found = tx.target(parent, name)
     if found is None:
@@ -47,7 +48,12 @@ def unlink_many(
     `force`: whatever flags they have.
     """
     wanted = list(names)
-    tx.prefetch(("attr", parent), *[("target", parent, name) for name in wanted], *reads_of_bin(vol))
+    tx.prefetch(
+        ("attr", parent),
+        *[("target", parent, name) for name in wanted],
+        *reads_of_bin(vol),
+        *reads_of_chain(vol, parent),
+    )
     directory = _removable_from(tx, caller, parent)
     require(tx, caller, directory, WRITE)
     now, removed = vol.now(), []
@@ -68,7 +74,7 @@ def rmdir(
     if name == _DOTDOT:
         raise Refused(errno.ENOTEMPTY)
     check_name(parent, name, errno.EINVAL)
-    tx.prefetch(("attr", parent), ("target", parent, name), *reads_of_bin(vol))
+    tx.prefetch(("attr", parent), ("target", parent, name), *reads_of_bin(vol), *reads_of_chain(vol, parent))
     directory = _removable_from(tx, caller, parent)
     found = tx.target(parent, name)
     if found is None:

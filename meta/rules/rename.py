@@ -17,7 +17,7 @@ from meta.rules.directory import check_name, refuse_trashed, reparent, searchabl
 from meta.rules.removal import Removed, release
 from meta.rules.summary import summarize
 from meta.rules.trash import reads_of_bin
-from meta.rules.usage import charge_stat, move_quota, quota_chain
+from meta.rules.usage import charge_stat, move_quota, quota_chain, reads_of_chain
 from meta.transaction import Reader, Transaction
 from meta.types import DIR_LENGTH, DIRECTORY, FLAG_IMMUTABLE, ROOT, TRASH, Caller, Dirent
 
@@ -68,7 +68,7 @@ def rename(
     _check_call(caller, src_parent, src_name, dst_parent, dst_name, flags)
     tx.prefetch(
         ("attr", src_parent), ("attr", dst_parent), ("target", src_parent, src_name), ("target", dst_parent, dst_name),
-        *reads_of_bin(vol),
+        *reads_of_bin(vol), *reads_of_chain(vol, src_parent), *([("ancestry", dst_parent)] if src_parent != dst_parent else []),
     )  # fmt: skip
     src_dir = searchable(tx, caller, src_parent)
     dst_dir = searchable(tx, caller, dst_parent) if dst_parent != src_parent else src_dir

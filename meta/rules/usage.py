@@ -15,7 +15,7 @@ from meta.attr import Attr
 from meta.errors import Refused
 from meta.rules.context import Volume
 from meta.rules.quotas import exceeds
-from meta.transaction import DirStat, Reader, Transaction
+from meta.transaction import DirStat, Read, Reader, Transaction
 from meta.types import ROOT, TRASH, align4k
 
 
@@ -143,6 +143,11 @@ def quota_chain(tx: Reader, vol: Volume, parent: int) -> list[int]:
         attr = tx.attr(ino)
         ino = attr.parent if attr is not None else 0
     return []
+
+
+def reads_of_chain(vol: Volume, *parents: int) -> tuple[Read, ...]:
+    """What `quota_chain` will read, for a rule's `prefetch`."""
+    return tuple([("ancestry", parent) for parent in parents]) if vol.quotas.dirs else ()
 
 
 def _check_chain(tx: Reader, chain: Iterable[int], space: int, inodes: int) -> None:
