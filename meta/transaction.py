@@ -24,8 +24,7 @@ from meta.types import Dirent
 T = TypeVar("T")
 
 Read = tuple[str, *tuple[int | bytes, ...]]
-"""A read to come: the name of a `Reader` method and its arguments, e.g. ("attr", 1) or ("target", 1, b"name").
-("ancestry", 5) stands for the attributes of a directory and of all above it."""
+"""A read to come: a `Reader` method and its arguments, e.g. ("attr", 1). ("ancestry", 5): a directory and all above."""
 
 QuotaKind = Literal["dir", "user", "group"]
 Owner = tuple[int, int]

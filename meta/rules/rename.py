@@ -68,7 +68,8 @@ def rename(
     _check_call(caller, src_parent, src_name, dst_parent, dst_name, flags)
     tx.prefetch(
         ("attr", src_parent), ("attr", dst_parent), ("target", src_parent, src_name), ("target", dst_parent, dst_name),
-        *reads_of_bin(vol), *reads_of_chain(vol, src_parent), *([("ancestry", dst_parent)] if src_parent != dst_parent else []),
+        *reads_of_bin(vol), *reads_of_chain(vol, src_parent),
+        *([("ancestry", dst_parent)] if src_parent != dst_parent else []),
     )  # fmt: skip
     src_dir = searchable(tx, caller, src_parent)
     dst_dir = searchable(tx, caller, dst_parent) if dst_parent != src_parent else src_dir
