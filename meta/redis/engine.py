@@ -3,10 +3,9 @@
 A transaction takes one round trip if what the rule reads is believed already (`known`), else two: what it reads in one
 batch, and the request that checks and writes. Nothing is held in between, so a client that dies leaves nothing behind.
 
-When the connection breaks while a request is out, nobody knows whether it was applied. It is then sent again: it can
-only be applied if everything is still as it was read, so never twice. If that fails, the records that it would have
-written tell whether it was the first sending that changed them (`RedisTransaction.arrived`); if they do not, the
-outcome stays unknown, and the caller hears of it.
+When the connection breaks while a request is out, nobody knows whether it was applied. The server is then asked, and
+makes sure that what it has not applied until now it never will (`once`). Only if it cannot be asked within the deadline
+does the outcome stay unknown, and the caller hears of it.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ from typing import Final, Literal, TypeVar
 
 from meta.acl import Rule
 from meta.attr import Attr
-from meta.errors import MetaError, OutcomeUnknown, Refused, Unavailable
+from meta.errors import MetaError, Refused, Unavailable
 from meta.redis import keys as k
 from meta.redis.endpoint import Endpoint
 from meta.redis.keys import Keys
 from meta.redis.known import Known
-from meta.redis.link import Link, Lost, NotNow, Patience
+from meta.redis.link import Link, Lost
+from meta.redis.once import Once
 from meta.redis.reader import BATCH, RedisReader, batches, pairs
 from meta.redis.request import Word
 from meta.redis.scans import Scans
@@ -62,6 +62,7 @@ class RedisEngine:
         self._link = Link(self._endpoint)
         self._link.reach()
         self._keys = Keys(self._endpoint.prefix)
+        self._once = Once(self._link, self._keys)
         self._reader = RedisReader(self._link, self._keys, self._known)
         self._scans = Scans(self._reader)
         self.reader: Reader = self._reader
@@ -119,7 +120,9 @@ class RedisEngine:
         for condition in conditions:
             words += condition.words
         words += writes
-        answer = self._apply(tx, words, repeatable=bool(conditions) or not tx.adds)
+        answer = self._once.run(words)
+        if isinstance(answer, int):
+            raise _Changed
         if answer is not None:
             tx.committed(answer)
         return result
@@ -133,40 +136,8 @@ class RedisEngine:
             words: list[Word] = [len(conditions)]
             for condition in conditions:
                 words += condition.words
-            if isinstance(self._link.ask((b"EVAL", APPLY.source, 1, self._keys.setting, *words))[0], int):
+            if isinstance(self._link.ask((b"EVAL", APPLY.source, 1, self._keys.setting, 0, *words))[0], int):
                 raise _Changed
-
-    def _apply(self, tx: RedisTransaction, words: Sequence[Word], repeatable: bool) -> list[int] | None:
-        """Send a request until it is applied: its answers, None if those were lost. `_Changed`, `OutcomeUnknown`."""
-        lost: Lost | None = None
-        patience = Patience(self._endpoint.deadline_s)
-        while True:
-            try:
-                answer = self._link.run_script(APPLY, self._keys.setting, words)
-            except Lost as e:
-                lost = e
-                if not repeatable:
-                    raise OutcomeUnknown(f"{e}: whether the last change was made is unknown") from e
-                self._pause(patience, e, lost)
-            except NotNow as e:
-                self._pause(patience, e, lost)
-            else:
-                if not isinstance(answer, int):
-                    return list(answer)
-                if lost is None:
-                    raise _Changed
-                if tx.arrived():
-                    return None
-                raise OutcomeUnknown(f"{lost}: whether the last change was made is unknown") from lost
-
-    @staticmethod
-    def _pause(patience: Patience, trouble: Lost | NotNow, lost: Lost | None) -> None:
-        try:
-            patience.wait(trouble)
-        except Unavailable as e:
-            if lost is not None:
-                raise OutcomeUnknown(f"{e}: whether the last change was made is unknown") from e
-            raise
 
     # Counters and ids
 
@@ -181,15 +152,13 @@ class RedisEngine:
         key = self._keys.counter(counter)
         if counter.startswith("next") or counter.endswith("MaxId"):  # a number lost is no loss
             return int(self._link.ask((b"INCRBY", key, delta))[0])
-        try:
-            return int(self._link.checked(self._link.exchange([(b"INCRBY", key, delta)])[0]))
-        except Lost as e:
-            raise OutcomeUnknown(f"{e}: whether {counter} was changed is unknown") from e
+        answer = self._once.run((0, b"R", 3, b"INCRBY", key, delta))
+        return int(answer[0]) if isinstance(answer, list) else self._reader.counter(counter)
 
     def gate(self, name: str, now: int, period: int) -> bool:
         self._about_to_write()
         try:
-            return bool(self._link.run_script(GATE, self._keys.counter(name), (now, now - period)))
+            return bool(self._link.run_script(GATE, (self._keys.counter(name),), (now, now - period)))
         except Lost:  # if it was set nobody runs the job this time
             return False
 
@@ -301,7 +270,8 @@ class RedisEngine:
             refuse_strangers(self._reader, self._endpoint)
 
     def is_empty(self) -> bool:
-        return next(self._scans.all_keys(), None) is None
+        tickets = self._keys.ticket(b"")
+        return all(key.startswith(tickets) for key in self._scans.all_keys())
 
     def reset(self) -> None:
         """Remove the volume's keys. What else the database holds stays."""

@@ -76,6 +76,10 @@ class Keys:
     def counter(self, name: str) -> bytes:
         return self.prefix + _COUNTERS.get(name, name.encode())
 
+    def ticket(self, name: bytes) -> bytes:
+        """Ours alone (`once`), never there for longer than an hour: official clients neither know nor find it."""
+        return self.prefix + b"request" + name
+
     def quota(self, kind: str) -> tuple[bytes, bytes, bytes]:
         """The hashes of limits, used space and used inodes."""
         base = self.prefix + _QUOTAS[kind]

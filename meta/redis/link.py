@@ -135,11 +135,11 @@ class Link:
                 patience = patience or Patience(self.endpoint.deadline_s)
                 patience.wait(e)
 
-    def run_script(self, script: Script, key: bytes, arguments: Sequence[bytes | str | int]) -> Any:
-        """The answer of a script that must not run twice; `Lost` if it may have, `NotNow` if it has not."""
-        answer = self.exchange([(b"EVALSHA", script.sha, 1, key, *arguments)])[0]
+    def run_script(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Any:
+        """The answer of a script, sent once; `Lost` if it may have run, `NotNow` if it has not."""
+        answer = self.exchange([(b"EVALSHA", script.sha, len(keys), *keys, *arguments)])[0]
         if isinstance(answer, NoScriptError):  # a new server, or somebody has flushed its scripts
-            answer = self.exchange([(b"EVAL", script.source, 1, key, *arguments)])[0]
+            answer = self.exchange([(b"EVAL", script.source, len(keys), *keys, *arguments)])[0]
         return self.checked(answer)
 
     def checked(self, answer: Any) -> Any:

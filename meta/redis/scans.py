@@ -27,9 +27,9 @@ OURS: Final = re.compile(
     rb"|setting|allSessions|sessionInfos|sessions|delfiles|detachedNodes|delSlices|sliceRef|acl|krbToken|txnLog|txnLastLog"
     rb"|dirDataLength|dirUsedSpace|dirUsedInodes|(dir|user|group)Quota(UsedSpace|UsedInodes)?"
     rb"|usedSpace|totalInodes|next(inode|chunk|session|Trash|CleanupSlices)|aclMaxId|krbTokenMaxId"
-    rb"|lastCleanup(Sessions|Files|Trash|Changelog)"
+    rb"|lastCleanup(Sessions|Files|Trash|Changelog)|request[0-9a-f]{16}"
 )
-"""Every key that a volume may have, without the prefix."""
+"""Every key that a volume may have, without the prefix. Of those, tickets of requests mean nothing on their own."""
 
 
 class Scans:

@@ -24,11 +24,13 @@ def _script(source: str) -> Script:
 
 
 APPLY: Final = _script("""
--- Check that all that a transaction has read is still so; then write. ARGV: the number of conditions, the conditions,
--- the writes. Answers the number of the first condition that does not hold, or a list: what 'R' and 'U' have answered.
+-- Check that all that a transaction has read is still so; then write. KEYS[2]: the ticket (see meta.redis.once), if
+-- there is anything to write. ARGV: the request's number on the ticket, the number of conditions, the conditions, the
+-- writes. Answers the number of the first condition that does not hold, or a list: what 'R' and 'U' have answered.
 local a, n, call, sub = ARGV, #ARGV, redis.call, string.sub
-local i = 2
-for c = 1, tonumber(a[1]) do
+if KEYS[2] and call('GET', KEYS[2]) == 'void' then return -1 end
+local i = 3
+for c = 1, tonumber(a[2]) do
   local op, key = a[i], a[i + 1]
   if op == 'S' then -- a string is: value
     if call('GET', key) ~= a[i + 2] then return c end
@@ -97,7 +99,18 @@ while i <= n do
     i = last + 1
   end
 end
+if KEYS[2] then call('SET', KEYS[2], a[1], 'EX', 3600) end
 return out
+""")
+
+VOID: Final = _script("""
+-- Whether request ARGV[1] of the ticket KEYS[2] was applied: 1 or 0. If it was not it never will be. EXPIRE comes first
+-- because it writes and needs no memory: a replica refuses it, and after it a server without memory refuses nothing.
+local call = redis.call
+call('EXPIRE', KEYS[2], 3600)
+if call('GET', KEYS[2]) == ARGV[1] then return 1 end
+call('SET', KEYS[2], 'void', 'EX', 3600)
+return 0
 """)
 
 _INODE = """

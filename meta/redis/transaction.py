@@ -239,11 +239,6 @@ class RedisTransaction(ReadAhead):
             request.add_usage(*self._usage)
         return request
 
-    @property
-    def adds(self) -> bool:
-        """Whether something is written that is not the same when it is written twice."""
-        return bool(self._counts or self._stats or self._uses or self._list_writes or self._usage != (0, 0))
-
     def committed(self, answers: list[int]) -> None:
         """The writes are in the store; `answers` are those that the request asked for."""
         for cell in self._written:
@@ -261,32 +256,3 @@ class RedisTransaction(ReadAhead):
                 value = next(counts, None)
                 if value is not None:
                     self._totals[name] = (value, time.monotonic())
-
-    def arrived(self) -> bool:
-        """Whether the store shows that this transaction's writes were applied, after its answer was lost.
-
-        A file's record as we wrote it, with its times to the nanosecond, shows it; so does any record of a new inode,
-        whose number was ours alone, and an entry. Where all was deleted, that all is gone must do.
-        """
-        cells = [cell for cell in self._written if not isinstance(cell, bytes)]
-        if not cells:
-            return False
-        answers = self.link.ask(*[self._command(cell) for cell in cells])
-        shown = []
-        for cell, stored in zip(cells, answers, strict=True):
-            ours = self._cells[cell]
-            if ours is None:
-                shown.append(stored is None)
-            elif isinstance(cell, int) and cell not in self._found:
-                return stored is not None
-            elif stored == ours:
-                return True
-        return bool(shown) and all(shown) and len(shown) == len(cells) - self._directories()
-
-    def _directories(self) -> int:
-        """Records written of directories that were there before: they show nothing."""
-        return sum(
-            1
-            for cell in self._written
-            if isinstance(cell, int) and self._found.get(cell) is not None and self._cells[cell] is not None
-        )
