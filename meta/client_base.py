@@ -102,11 +102,19 @@ class ClientBase:
         return self.vol.transact(body)
 
     def _settle(self) -> None:
-        for ino in self.files.settle():
-            self._release(ino)
+        orphans = self.files.settle()
+        try:
+            while orphans:
+                self._release(orphans.pop())
+        finally:
+            for ino in orphans:
+                self.files.released(ino)
 
     def _release(self, ino: int) -> None:
         """Nobody here holds `ino` any more, which may have lost its last link meanwhile."""
-        deleted = self.vol.transact(lambda tx: release_sustained(tx, self.vol, self.vol.sid, ino))
+        try:
+            deleted = self.vol.transact(lambda tx: release_sustained(tx, self.vol, self.vol.sid, ino))
+        finally:
+            self.files.released(ino)
         if deleted is not None:
             self.deleter.delete_file(deleted)

@@ -87,7 +87,7 @@ class NameCalls(FileCalls):
             ino, attr = self._write(body)
         except BaseException:
             if held:
-                files.close(held)
+                self.close(held)
             raise
         files.opened(ino, attr)
         return ino, attr

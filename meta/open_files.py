@@ -95,7 +95,10 @@ class OpenFiles:
             return kept
 
     def close(self, ino: int) -> bool:
-        """One handle less. True if it was the last one of a file without links, which must now be deleted."""
+        """One handle less. True if it was the last one of a file without links, which must now be deleted.
+
+        Opens of that file wait until `released`, so that none finds it just before it goes.
+        """
         with self._changed:
             file = self._open.get(ino)
             if file is None:
@@ -105,6 +108,7 @@ class OpenFiles:
                 return False
             del self._open[ino]
             if file.removed:
+                self._removing[ino] += 1
                 return True
             self._remember(ino, file)
             return False
@@ -129,7 +133,10 @@ class OpenFiles:
             return asked[ino]
 
     def settle(self) -> list[int]:
-        """This thread's transaction is over. Returns files that it left to handles which are closed by now."""
+        """This thread's transaction is over. Returns files that it left to handles which are closed by now.
+
+        They must be deleted; opens of them wait until `released`.
+        """
         asked: dict[int, bool] | None = self._thread.__dict__.get("asked")
         if not asked:
             return []
@@ -139,16 +146,26 @@ class OpenFiles:
                 if was_open:
                     file = self._open.get(ino)
                     if file is None:
+                        self._removing[ino] += 1
                         orphans.append(ino)
                     else:
                         file.removed = True  # if it still has links, closing it finds out
                 else:
-                    self._removing[ino] -= 1
-                    if not self._removing[ino]:
-                        del self._removing[ino]
+                    self._leave(ino)
             self._changed.notify_all()
         asked.clear()
         return orphans
+
+    def released(self, ino: int) -> None:
+        """A file that `close` or `settle` has handed back is deleted, or that has failed."""
+        with self._changed:
+            self._leave(ino)
+            self._changed.notify_all()
+
+    def _leave(self, ino: int) -> None:
+        self._removing[ino] -= 1
+        if not self._removing[ino]:
+            del self._removing[ino]
 
     def version(self, ino: int) -> int:
         """To be taken before a read of the file's records whose result is to be kept here."""

@@ -222,6 +222,38 @@ def test_creating_and_removing_at_once(client: Client) -> None:
     check_sound(client.engine)
 
 
+def test_an_open_does_not_find_a_removed_file_that_is_being_given_up(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has looked the name up just before must not get a handle on what is gone a moment later."""
+    ino, _ = client.create(SUPERUSER, ROOT, b"f", 0o644, 0, os.O_RDWR)
+    client.unlink(SUPERUSER, ROOT, b"f")
+    closing, gate, transact, answers = threading.Event(), threading.Event(), client.vol.transact, []
+
+    def held_up(body: object) -> object:
+        closing.set()
+        gate.wait(20)
+        return transact(body)  # type: ignore[arg-type]
+
+    def late() -> None:
+        with refused(errno.ENOENT):
+            client.open(SUPERUSER, ino, os.O_RDWR)
+        answers.append("gone")
+
+    monkeypatch.setattr(client.vol, "transact", held_up)
+    threads = [threading.Thread(target=lambda: client.close(ino)), threading.Thread(target=late)]
+    threads[0].start()
+    assert closing.wait(20)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert not answers
+    gate.set()
+    for thread in threads:
+        thread.join(20)
+    assert answers == ["gone"]
+    check_sound(client.engine)
+
+
 def test_the_log_is_on_disk_before_objects_go(client: Client) -> None:
     """A loss of power must not bring back a record of a slice whose objects are deleted."""
     events: list[str] = []
