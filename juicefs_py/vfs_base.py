@@ -147,15 +147,22 @@ class VFSBase(Operations):
                 attr, length, mtime = self.attr(ino)
             else:
                 attr, length, mtime = self._with(attr, None)
+        return self._stat(ino, attr, length, mtime)
+
+    @staticmethod
+    def _stat(ino: int, attr: Attr, length: int, mtime: int) -> Stat:
         seconds, nanos = divmod(mtime, 1_000_000_000)
         return Stat(
             ino, length, (length + 511) >> 9, attr.atime, seconds, attr.ctime, attr.atimensec, nanos, attr.ctimensec,
             TYPE_TO_MODE[attr.type] | attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, BLKSIZE,
         )  # fmt: skip
 
-    def entry(self, ino: int, attr: Attr | None) -> Entry:
-        """What a lookup answers."""
-        stat = self.stat(ino, attr)
+    def entry(self, ino: int, attr: Attr | None, *, current: bool = False) -> Entry:
+        """What a lookup answers. `current`: nothing that this mount knows can be ahead of `attr`."""
+        if current and attr is not None:
+            stat = self._stat(ino, *self._with(attr, None))
+        else:
+            stat = self.stat(ino, attr)
         config = self.config
         is_dir = attr is not None and attr.type == DIRECTORY
         return Entry(stat, config.dir_entry_timeout_s if is_dir else config.entry_timeout_s, config.attr_timeout_s)

@@ -127,7 +127,7 @@ class NameOperations(VFSBase):
         ino, attr = self.meta.create(who, parent, name, mode & 0o7777, self.umask(umask), flags)
         self.dir_changed(parent, name, there=True)
         try:
-            return self._opened(ino, attr, flags)
+            return self._opened(ino, attr, flags, current=True)
         except BaseException:
             self.meta.close(ino)
             raise
@@ -150,11 +150,17 @@ class NameOperations(VFSBase):
             self.meta.close(ino)
             raise
 
-    def _opened(self, ino: int, attr: Attr, flags: int) -> tuple[Entry, Opened]:
-        """A handle of a file that the metadata client has made and holds open. None is left if anything fails."""
+    def _opened(self, ino: int, attr: Attr, flags: int, *, current: bool = False) -> tuple[Entry, Opened]:
+        """A handle of a file that the metadata client has made and holds open. None is left if anything fails.
+
+        `current`: `attr` was read with the open; if nobody else holds the file here it need not be read again.
+        """
         inode = self.handles.hold(ino)
         try:
-            entry = self.entry(ino, attr)
+            current = current and inode.refs == 1
+            entry = self.entry(ino, attr, current=current)
+            if current:
+                self.learn(inode, attr, attr.length, inode.epoch)
             handle = self.handles.open(inode, attr.tier, flags, writable=flags & O_ACCMODE != 0)
         except BaseException:
             self.handles.drop(inode)
