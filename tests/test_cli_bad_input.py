@@ -58,7 +58,7 @@ def objects(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize(("address", "message"), [
     ("xyz://host/1", "Invalid meta driver: xyz"),
-    ("host:6379/1", "metadata engine redis is not supported yet"),
+    ("127.0.0.1:1/1", "Meta redis://127.0.0.1:1/1 is not available: cannot connect to Redis at 127.0.0.1:1"),
     ("tikv://pd/x", "metadata engine tikv is not supported yet"),
     ("sqlite3://", "expected sqlite3:// and the path of a file"),
 ])  # fmt: skip
