@@ -14,7 +14,7 @@ import pytest
 from chunkstore.bucket import Bucket
 from chunkstore.buckets import open_bucket, with_prefix
 from chunkstore.buckets.mem import MemBucket
-from chunkstore.errors import BadBucket, Denied, NoSpace, NotFound, Unavailable, Unsupported
+from chunkstore.errors import BadBucket, ChecksumMismatch, Denied, NoSpace, NotFound, Unavailable, Unsupported
 
 Maker = Callable[[Path], Bucket]
 
@@ -310,6 +310,35 @@ def test_file_directory_that_was_deleted_on_purpose_is_made_anew(tmp_path: Path)
         bucket.put("testing/1", b"x")
         bucket.delete("testing/1")
         bucket.delete("testing/")
+
+
+def test_file_content_that_changed_is_an_error(tmp_path: Path) -> None:
+    bucket = open_bucket("file", f"{tmp_path}/")
+    data = os.urandom(1000)
+    bucket.put("k", data)
+    if not os.listxattr(tmp_path / "k"):
+        pytest.skip("this file system keeps no extended attributes")
+    assert bucket.get("k") == bucket.get("k", 0, 5000) == _get_into(bucket, "k", 0, 1000) == data
+    (tmp_path / "k").write_bytes(data[:500] + bytes((data[500] ^ 1,)) + data[501:])
+    for read in (lambda: bucket.get("k"), lambda: bucket.get("k", 0, 5000), lambda: _get_into(bucket, "k", 0, 1000)):
+        with pytest.raises(ChecksumMismatch, match="/k is damaged: its content does not match"):
+            read()
+    assert bucket.get("k", 0, 100) == data[:100], "a part cannot be verified"
+    bucket.put("k", data)
+    assert bucket.get("k") == data
+
+
+def test_file_without_a_checksum_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an official client, or on a file system that keeps none."""
+    bucket = open_bucket("file", f"{tmp_path}/")
+    (tmp_path / "theirs").write_bytes(b"data")
+
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", unsupported)
+    bucket.put("ours", b"data")
+    assert bucket.get("theirs") == bucket.get("ours") == b"data"
 
 
 def test_file_in_the_way(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -128,6 +129,24 @@ def test_an_object_that_is_cut_off_is_an_error_and_hurts_no_other(new_mount: Cal
     assert errno_of((mount.path / "cut").read_bytes) == errno.EIO
     assert f"{block} is too short: 1000 of " in mount.read_log()
     assert (mount.path / "whole").read_bytes() == b"whole"
+
+
+def test_an_object_that_changed_is_an_error(new_mount: Callable[..., Mount]) -> None:
+    mount = new_mount(options=("--io-retries", "1"))
+    mount.expected.append("cannot be read")
+    data = os.urandom(MIB)
+    write_through(mount.path / "f", data)
+    mount.stop()
+    shutil.rmtree(mount.volume.cache)
+    mount.start()
+    (block,) = (path for path in mount.volume.bucket.rglob(f"*_{MIB}") if path.is_file())
+    if not os.listxattr(block):
+        pytest.skip("this file system keeps no extended attributes, and so no checksums of objects")
+    flip(block, 100_000)
+    assert errno_of((mount.path / "f").read_bytes) == errno.EIO
+    assert f"object {block} is damaged" in mount.read_log()
+    flip(block, 100_000)
+    assert (mount.path / "f").read_bytes() == data
 
 
 def test_a_damaged_database_is_an_error_with_a_reason(new_mount: Callable[..., Mount]) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 
 from chunkstore.bucket import LIST_PAGE, Bucket, Data, Listing, ObjectInfo
 from chunkstore.buckets.listing import fold
+from chunkstore.buckets.seal import seal, verify
 from chunkstore.errors import BadBucket, Unavailable, from_os_error
 
 _FEW = 64
@@ -59,6 +60,7 @@ class FileBucket(Bucket):
                 fd = os.open(temporary, _WRITE, 0o666)
             try:
                 _write_out(fd, data)
+                seal(fd, data)
                 os.rename(temporary, path)
             except BaseException:
                 _unlink_quietly(temporary)
@@ -76,7 +78,10 @@ class FileBucket(Bucket):
         try:
             fd = os.open(path, _READ)
             try:
-                return _read_in(fd, offset, view)
+                got = _read_in(fd, offset, view)
+                if offset == 0 and got == len(view) == os.fstat(fd).st_size:
+                    verify(fd, path, view)
+                return got
             finally:
                 os.close(fd)
         except IsADirectoryError:
@@ -93,6 +98,8 @@ class FileBucket(Bucket):
                 buffer = bytearray(wanted)
                 with memoryview(buffer) as view:
                     got = _read_in(file.fileno(), offset, view)
+                    if offset == 0 and got == size:
+                        verify(file.fileno(), path, view)
                 return bytes(buffer[:got])
         except IsADirectoryError:
             return b""

@@ -11,33 +11,12 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from typing import Protocol
 
+from chunkstore.checksum import crc
 from chunkstore.errors import ChecksumMismatch, Damaged
 
 UNIT = 32 << 10
 _DROP_OS_CACHE = bool(os.environ.get("JFS_DROP_OSCACHE"))
-
-
-class _Crc32c(Protocol):
-    def __call__(self, data: bytes | bytearray | memoryview, value: int = 0) -> int: ...
-
-
-def _load() -> _Crc32c:
-    import crc32c
-
-    return crc32c.crc32c
-
-
-_crc32c: _Crc32c | None = None
-
-
-def crc() -> _Crc32c:
-    """CRC32C (Castagnoli), loaded when first needed."""
-    global _crc32c
-    if _crc32c is None:
-        _crc32c = _load()
-    return _crc32c
 
 
 def checksums(data: memoryview) -> bytes:
