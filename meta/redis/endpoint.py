@@ -40,11 +40,11 @@ class Endpoint:
         """What all keys begin with."""
         return b"{%d}" % self.options.db if self.clustered else b""
 
-    def connection(self) -> AbstractConnection:
-        """A new connection, not yet connected."""
+    def connection(self, *, probing: bool = False) -> AbstractConnection:
+        """A new connection, not yet connected. `probing`: to whatever is there, without choosing a database."""
         options = self.options
         common: dict[str, Any] = {
-            "db": 0 if self.clustered else options.db,
+            "db": 0 if self.clustered or probing else options.db,
             "socket_timeout": None,  # the link looks after that
             "socket_connect_timeout": _CONNECT_TIMEOUT_S,
             "protocol": 2,
@@ -57,20 +57,33 @@ class Endpoint:
         host, port = self._address()
         connection: AbstractConnection = self._class()(host=host, port=port, **self._tls(), **common)
         if self.clustered and self._replicas:
-            connection.register_connect_callback(_read_only)
+            connection.register_connect_callback(self._want_reads_only)
         return connection
+
+    def explain(self, trouble: Exception) -> str:
+        """What to do about a failed first connection, in words behind the error's own; nothing if those say it."""
+        text = str(trouble)
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            return (
+                "; the server's certificate is not trusted here: name the authority that has signed it with"
+                " ?tls-ca-cert-file=FILE, and the server as the certificate does"
+            )
+        if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
+            return "; the server does not seem to speak TLS: use redis:// instead of rediss://"
+        if "certificate required" in text.lower() or "handshake failure" in text.lower():
+            return "; the server wants a certificate of the client: ?tls-cert-file=FILE&tls-key-file=FILE"
+        if not self.options.tls and ("reset by peer" in text or "closed by server" in text):
+            return "; if the server speaks TLS, write rediss:// instead of redis://"
+        return ""
 
     def detect_cluster(self, connection: AbstractConnection) -> None:
         """Learn whether a single address is a node of a cluster; the address is then one of several to ask."""
-        if self.options.mode != "single":
-            return
         connection.send_command("INFO", "cluster")
         try:
             self.clustered = b"cluster_enabled:1" in connection.read_response(disable_decoding=True)
         except ResponseError:  # not allowed to ask: what is not a cluster answers SELECT, which has succeeded
             return
-        if self.clustered:
-            self._found = None
+        self._found = None
 
     def refresh(self) -> None:
         """Discover the server anew for the next connection."""
@@ -145,13 +158,12 @@ class Endpoint:
         finally:
             cluster.close()
 
+    def _want_reads_only(self, connection: AbstractConnection) -> None:
+        """A cluster's replica answers reads only to those who say that they want nothing else."""
+        connection.send_command("READONLY")
+        connection.read_response()
+
 
 def _pair(found: Any) -> tuple[str, int]:
     host, port = found
     return (host.decode() if isinstance(host, bytes) else str(host)), int(port)
-
-
-def _read_only(connection: AbstractConnection) -> None:
-    """A cluster's replica answers reads only to those who say that they want nothing else."""
-    connection.send_command("READONLY")
-    connection.read_response()

@@ -80,6 +80,7 @@ class Link:
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands and read their answers once; answers that are errors are in the list. `Lost`, `NotNow`."""
+        packed = [pack_command(command) for command in commands]
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -87,7 +88,6 @@ class Link:
         answers: list[Any] = []
         self._waiting[connection] = monotonic()
         try:
-            packed = [pack_command(command) for command in commands]
             connection.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)], False)
             for _ in commands:
                 try:
@@ -98,7 +98,7 @@ class Link:
             connection.disconnect()
             self.forget()
             raise NotNow(f"{self.endpoint}: {e}") from e
-        except (RedisError, OSError) as e:
+        except Exception as e:  # whatever a connection makes of being disconnected by the overseer: the answer is lost
             connection.disconnect()
             self.forget()
             raise Lost(f"connection to {self.endpoint} lost: {e}") from e
@@ -170,26 +170,27 @@ class Link:
     def reach(self) -> None:
         """Connect for the first time, and learn what kind of server it is. `Unavailable` at once if that fails."""
         try:
-            connection = self._connect()
-            self.endpoint.detect_cluster(connection)
+            if self.endpoint.options.mode == "single":
+                probe = self._connect(probing=True)
+                try:
+                    self.endpoint.detect_cluster(probe)
+                finally:
+                    probe.disconnect()
+            self._idle.append(self._connect())
         except NotNow as e:
-            raise Unavailable(str(e)) from e
+            raise Unavailable(f"{e}{self.endpoint.explain(e)}") from e
         except (RedisError, OSError) as e:
-            raise Unavailable(f"{self.endpoint}: {e}") from e
-        if self.endpoint.clustered:  # this may be another node than ours
-            connection.disconnect()
-        else:
-            self._idle.append(connection)
+            raise Unavailable(f"{self.endpoint}: {e}{self.endpoint.explain(e)}") from e
 
     def close(self) -> None:
         self._closed = True
         self.forget()
 
-    def _connect(self) -> AbstractConnection:
+    def _connect(self, *, probing: bool = False) -> AbstractConnection:
         if self._closed:
             raise Unavailable(f"{self.endpoint}: closed")
         try:
-            connection = self.endpoint.connection()
+            connection = self.endpoint.connection(probing=probing)
             self._oversee()
             self._waiting[connection] = monotonic()
             try:
