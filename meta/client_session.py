@@ -34,7 +34,7 @@ class SessionCalls(NameCalls):
                 raise SettingError("the volume keeps a change log, which this client cannot write: mount it read-only")
             self.engine.prepare()
         if self.config.subdir:
-            self.change_root(self.config.subdir.encode())
+            self.change_root(self.config.subdir.encode(errors="surrogateescape"))
         if not self.config.read_only:
             self._info = info.to_json()
             self.vol.sid = self.engine.increment("nextSession")

@@ -297,6 +297,31 @@ def test_a_mount_point_that_is_missing_is_made_and_one_that_is_not_empty_is_cove
     assert (background.path / "below").read_text() == "hidden while mounted"
 
 
+def test_a_mount_point_whose_name_is_not_utf_8(background: Background) -> None:
+    name = os.fsencode(background.path) + b"-\xff"
+    background.path = Path(os.fsdecode(name))
+    done = juicefs(*background.command("--subdir", os.fsdecode(b"\xfe")), check=False)
+    assert done.returncode == 0, background.read_log()
+    assert serves(background.path)
+    shown = name.decode(errors="replace")
+    assert json.loads((background.path / ".config").read_bytes())["Meta"]["MountPoint"] == shown
+    assert json.loads(juicefs("status", background.volume.url).stdout)["Sessions"][0]["MountPoint"] == shown
+    assert f'mp="{shown}"' in metrics_of(background)
+    juicefs("umount", str(background.path))
+    assert not serves(background.path)
+    again = juicefs("umount", str(background.path), check=False)
+    assert again.returncode == 1
+    assert "failed to unmount" in again.stderr
+
+
+def metrics_of(background: Background) -> str:
+    url = re.search(r'Prometheus metrics listening on "([\d.:]+)"', background.read_log())
+    assert url
+    with urllib.request.urlopen(f"http://{url[1]}/metrics", timeout=5) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
 def test_a_dead_mount_point_is_repaired(background: Background) -> None:
     background.start()
     supervisor, worker = background.supervisor_and_worker()

@@ -18,9 +18,10 @@ def _run(values: Values) -> int:
     mountpoint = os.path.abspath(values.positionals[0])
     if values.flag("flush"):
         _wait_for_uploads(mountpoint)
-    done = subprocess.run(_helper(values.flag("force"), mountpoint), capture_output=True, text=True, check=False)
+    done = subprocess.run(_helper(values.flag("force"), mountpoint), capture_output=True, check=False)
     if done.returncode:
-        raise Fatal((done.stderr or done.stdout).strip() or f"umount {mountpoint} failed with code {done.returncode}")
+        said = os.fsdecode(done.stderr or done.stdout).strip()
+        raise Fatal(said or f"umount {mountpoint} failed with code {done.returncode}")
     return 0
 
 

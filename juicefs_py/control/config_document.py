@@ -56,7 +56,7 @@ def config_document(config: VFSConfig, meta: MetaClient) -> bytes:
     document["PPid"] = os.getppid()
     document.update(extra)
     document["Mountpoint"] = config.mount_point or meta.config.mount_point
-    return json.dumps(document, indent=1, ensure_ascii=False).encode()
+    return json.dumps(document, indent=1, ensure_ascii=False).encode(errors="replace")
 
 
 def _meta(config: MetaConfig, sid: int) -> dict[str, object]:

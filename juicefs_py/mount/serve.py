@@ -168,7 +168,7 @@ class Server:
                     await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S, abandon_on_cancel=True)
                 elif not stopping:
                     stopping = True
-                    log.LOG.info("Received signal %s, exiting...", signal.strsignal(number) or number)
+                    log.LOG.info("Received signal %s, exiting...", (signal.strsignal(number) or str(number)).lower())
                     nursery.start_soon(self._stop, session, volume)
 
     async def _stop(self, session: Session, volume: OpenVolume) -> None:

@@ -108,7 +108,7 @@ def meta_config(values: Values, mountpoint: str) -> MetaConfig:
         no_bgjob=values.flag("no-bgjob"),
         max_deletes=max_deletes,
         retries=values.number("io-retries"),
-        mount_point=mountpoint,
+        mount_point=printable(mountpoint),
         sort_dir=values.flag("sort-dir"),
         fast_statfs=values.flag("fast-statfs"),
     )
@@ -180,10 +180,15 @@ def vfs_config(values: Values, mountpoint: str, setting: Setting, kernel: Kernel
         buffer_size=buffer_size(values),
         max_readahead=max_readahead(values),
         version=VERSION,
-        mount_point=mountpoint,
-        labels=labels(values, mountpoint, setting),
+        mount_point=printable(mountpoint),
+        labels=labels(values, printable(mountpoint), setting),
         document={"FuseOpts": describe(values, setting)},
     )
+
+
+def printable(path: str) -> str:
+    """A path for JSON and metrics, which are UTF-8: other bytes become U+FFFD, as official clients show them."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def labels(values: Values, mountpoint: str, setting: Setting) -> dict[str, str]:
