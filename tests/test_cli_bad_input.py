@@ -140,6 +140,7 @@ def test_volume_names(name: str, url: str, tmp_path: Path) -> None:
     (("--encrypt-rsa-key", "/x.pem"), "not supported yet"),
     (("--kerberos-config-file", "/no/such/file"), "/no/such/file"),
     (("--bucket", "/proc/nowhere"), "is not configured correctly"),
+    (("--bucket", "/tmp/no-such-\udcff"), "is not UTF-8; choose another one"),
 ])  # fmt: skip
 def test_options_of_format(words: tuple[str, ...], message: str, url: str, tmp_path: Path) -> None:
     bucket = () if "--bucket" in words else ("--bucket", f"{tmp_path}/data")

@@ -53,7 +53,7 @@ SCHEMA = {
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "a volume %41?#.db".replace("?", "")
+    return tmp_path / "a volume %41?#\udcff.db".replace("?", "")
 
 
 @pytest.fixture

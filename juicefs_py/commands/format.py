@@ -162,7 +162,11 @@ def _management(values: Values) -> dict[str, Any]:
 
 
 def absolute_bucket(storage: str, bucket: str) -> str:
-    """A local bucket must mean the same from every directory."""
+    """A local bucket must mean the same from every directory. Settings are UTF-8, and so must be what they name."""
+    try:
+        bucket.encode()
+    except UnicodeEncodeError:
+        raise Fatal(f'the name of bucket "{bucket}" is not UTF-8; choose another one') from None
     if storage == "file":
         return os.path.abspath(os.path.expanduser(bucket.removeprefix("file://"))).rstrip("/") + "/"
     return os.path.abspath(bucket) if storage == "sqlite3" else bucket

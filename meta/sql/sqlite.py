@@ -266,7 +266,7 @@ class Database:
             raise Absent(f"{self.path} does not exist")
         try:
             connection = sqlite3.connect(
-                f"file:{quote(self.path)}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False,
+                f"file:{quote(os.fsencode(self.path))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False,
                 timeout=self.options.busy_timeout_ms / 1000, cached_statements=256,
             )  # fmt: skip
             cursor = connection.cursor()
