@@ -266,8 +266,8 @@ class Database:
             raise Absent(f"{self.path} does not exist")
         try:
             connection = sqlite3.connect(
-                f"file:{quote(os.fsencode(self.path))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False,
-                timeout=self.options.busy_timeout_ms / 1000, cached_statements=256,
+                f"file:{quote(os.fsencode(self.path))}?mode={mode}", uri=True, isolation_level=None,
+                check_same_thread=False, timeout=self.options.busy_timeout_ms / 1000, cached_statements=256,
             )  # fmt: skip
             cursor = connection.cursor()
             for pragma in pragmas:
