@@ -70,7 +70,12 @@ class AttrOperations(VFSBase):
     def getattr(self, caller: Caller, ino: int, fh: int | None) -> tuple[Stat, float]:
         if is_internal(ino):
             return self.internal.stat(ino), INTERNAL_VALID_S
-        return self.stat(ino), self.config.attr_timeout_s
+        timeout_s = self.config.attr_timeout_s
+        known = self.meta.lately(ino, timeout_s)
+        if known is not None:
+            attr, age_s = known
+            return self._stat(ino, *self._with(attr, None)), timeout_s - age_s
+        return self.stat(ino), timeout_s
 
     @traced(_setattr_text)
     def setattr(self, caller: Caller, ino: int, changes: SetAttr) -> tuple[Stat, float]:

@@ -13,6 +13,7 @@ from meta.attr import Attr
 from meta.compaction import Compactor
 from meta.config import MetaConfig, SliceStore
 from meta.deleter import Deleter
+from meta.engine import Engine
 from meta.errors import NotFormatted, Refused
 from meta.open_files import OpenFiles
 from meta.rules.context import Volume
@@ -20,7 +21,7 @@ from meta.rules.quotas import QuotaTable
 from meta.rules.sessions import release_sustained
 from meta.rules.statfs import read_usage
 from meta.setting import Setting
-from meta.transaction import Engine, Transaction
+from meta.transaction import Transaction
 from meta.types import ROOT
 
 T = TypeVar("T")
@@ -91,6 +92,13 @@ class ClientBase:
         if version >= 0:
             self.files.seen(ino, attr, version)
         return attr
+
+    def lately(self, ino: int, age_s: float) -> tuple[Attr, float] | None:
+        """A directory as our last change left it, and how long ago: for kernels, which ask again after each change.
+
+        What others have done to it in the meantime is missing, as in attributes that are kept for `age_s`.
+        """
+        return self.reader.lately(self._real(ino), age_s)
 
     def _real(self, ino: int) -> int:
         return self.root if ino == ROOT else ino

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from meta.client_base import ClientBase
 from meta.config import MetaConfig
+from meta.engine import Engine
 from meta.errors import Refused
 from meta.lock_waits import LockWaits
 from meta.plock import END_OF_FILE, READ, UNLOCK, WRITE, Plock
 from meta.rules import locks
-from meta.transaction import Engine
 from meta.types import SUPERUSER, Caller
 
 _FLOCK_KINDS = {READ: locks.READ, WRITE: locks.WRITE, UNLOCK: None}

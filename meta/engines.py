@@ -6,8 +6,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final
 
+from meta.engine import Engine
 from meta.errors import BadURL, MetaError
-from meta.transaction import Engine
 
 _ENGINES: Final = {
     "sqlite3": "meta.sql.engine",

@@ -14,7 +14,7 @@ raises changes nothing. A body may run several times (a conflict is retried), so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from meta.acl import Rule
@@ -106,6 +106,10 @@ class Reader(Protocol):
 
     def attr(self, ino: int) -> Attr | None:
         """The inode record, as an object of the caller's own."""
+        ...
+
+    def lately(self, ino: int, age_s: float) -> tuple[Attr, float] | None:
+        """A directory as this client's own change left it at most `age_s` ago, and how long ago; None if not known."""
         ...
 
     def attrs(self, inos: Iterable[int]) -> dict[int, Attr]:
@@ -288,113 +292,3 @@ class Transaction(Reader, Protocol):
     def append_changelog(self, line: str) -> None:
         """Add a line to the change log (only volumes with ChangeLog)."""
         ...
-
-
-class Engine(Protocol):
-    """A store of metadata. Thread-safe; one object per process and volume."""
-
-    name: str
-    """The driver's name as users know it: sqlite3, memkv, redis, tikv, ..."""
-    counts_every_slice: bool  # False: slices that are referred to once may have no stored count
-    reader: Reader
-    """Reads outside any transaction: each call sees the latest committed state."""
-
-    def transact(self, body: Callable[[Transaction], T]) -> T:
-        """Run `body` in a write transaction, retrying conflicts (up to 50 times, with jittered backoff).
-
-        Raises what `body` raises (nothing applied), `Unavailable`, or `OutcomeUnknown`.
-        """
-        ...
-
-    def view(self, body: Callable[[Reader], T]) -> T:
-        """Run `body` over one consistent state, without writing."""
-        ...
-
-    def allocate(self, counter: Literal["nextInode", "nextChunk"], count: int) -> range:
-        """Reserve `count` fresh numbers."""
-        ...
-
-    def increment(self, counter: str, delta: int = 1) -> int:
-        """Add to a counter (nextSession, nextTrash, ...) in a transaction of its own; the new value."""
-        ...
-
-    def intern_acl(self, rule: Rule) -> int:
-        """The id of an equal stored rule, or of a new one. Ids are never reused."""
-        ...
-
-    def gate(self, name: str, now: int, period: int) -> bool:
-        """Elect one client per period: set the cron gate `name` to `now` if it is at most `now - period`."""
-        ...
-
-    def sessions(self) -> list[SessionRecord]: ...
-
-    def stale_sessions(self, now: int, limit: int) -> list[int]:
-        """Ids of sessions that have expired, legacy ones included."""
-        ...
-
-    def session_locks(self, sid: int) -> tuple[dict[int, dict[int, bytes]], dict[int, dict[int, bytes]]]:
-        """BSD and POSIX locks of a session: {inode: {owner: value}} of each kind."""
-        ...
-
-    def drop_locks(self, sid: int) -> None:
-        """Remove every lock of a session."""
-        ...
-
-    def deleted_files(self, before: int, limit: int) -> list[DeletedFile]:
-        """Files deleted before `before`, oldest first where the store can tell; all of them if `limit` is negative."""
-        ...
-
-    def dead_slices(self) -> Iterator[tuple[int, int]]:
-        """Slices without references that are still to be deleted: (id, size)."""
-        ...
-
-    def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]: ...
-
-    def detached(self, before: int) -> list[int]:
-        """Directories of unfinished clones older than `before`."""
-        ...
-
-    def list_slices(self) -> Iterator[tuple[int, int, bytes]]:
-        """Every chunk of the volume: (inode, index, records)."""
-        ...
-
-    def list_nodes(self) -> Iterator[tuple[int, Attr]]:
-        """Every inode record of the volume."""
-        ...
-
-    def list_edges(self) -> Iterator[tuple[int, bytes, Dirent]]:
-        """Every directory entry of the volume: (parent, name, what it points to)."""
-        ...
-
-    def list_slice_refs(self) -> Iterator[tuple[int, int, int]]:
-        """Every stored reference count: (id, size, true references)."""
-        ...
-
-    def clear_dir_stats(self) -> None: ...
-    def clear_quotas(self, kinds: Iterable[QuotaKind]) -> None: ...
-
-    def init_counters(self, values: Mapping[str, int]) -> None:
-        """First-time counters of a volume that `format` creates, in this page's convention; existing ones stay."""
-        ...
-
-    def prepare(self) -> None:
-        """Create or complete the store's schema (tables, columns); before the first write of a session."""
-        ...
-
-    def is_empty(self) -> bool:
-        """Whether the store holds nothing of any volume."""
-        ...
-
-    def reset(self) -> None:
-        """Remove everything of the volume."""
-        ...
-
-    def sync(self) -> None:
-        """Return when everything committed so far would survive a loss of power, as far as the store can promise."""
-        ...
-
-    def flush(self) -> None:
-        """Write deferred totals (usage, directory statistics, quotas) that the engine collects in memory, if any."""
-        ...
-
-    def close(self) -> None: ...

@@ -16,12 +16,12 @@ import redis_server
 
 from meta.client import MetaClient, SessionInfo
 from meta.config import MetaConfig
+from meta.engine import Engine
 from meta.engines import open_engine
 from meta.rules.check import check
 from meta.rules.format import init_volume
 from meta.setting import Setting
 from meta.slices import Piece, decode_slices
-from meta.transaction import Engine
 from meta.types import CHUNK_SHIFT, CHUNK_SIZE, ROOT, SUPERUSER, Identity
 
 ENGINES = ("memkv", "sqlite3", "redis")

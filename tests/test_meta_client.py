@@ -13,10 +13,10 @@ import pytest
 from clients import ENGINES, SHORT, Client, new_engine
 
 from meta.client import Changes, Exists
+from meta.engine import Engine
 from meta.errors import NotFormatted, Refused
 from meta.open_files import OpenFiles
 from meta.slices import Piece
-from meta.transaction import Engine
 from meta.types import (
     DIRECTORY,
     FLAG_APPEND,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from clients import ENGINES, Client, check_sound, new_engine
 
+from meta.engine import Engine
 from meta.errors import Refused
-from meta.transaction import Engine
 from meta.types import (
     DIRECTORY,
     ROOT,

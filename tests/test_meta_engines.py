@@ -11,10 +11,11 @@ from clients import ENGINES, fresh_url
 
 from meta.acl import Rule
 from meta.attr import Attr
+from meta.engine import Engine
 from meta.engines import open_engine
 from meta.errors import Refused
 from meta.slices import Slice, encode_slices
-from meta.transaction import Cursor, Delayed, DeletedFile, DirItem, DirStat, Engine, Quota, SessionRecord, Transaction
+from meta.transaction import Cursor, Delayed, DeletedFile, DirItem, DirStat, Quota, SessionRecord, Transaction
 from meta.types import DIRECTORY, FILE, SYMLINK, TRASH, Dirent
 
 RULE = Rule(7, 5, 7, 0, ((1000, 6),), ((2000, 4),))

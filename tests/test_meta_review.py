@@ -18,6 +18,7 @@ from meta import jobs
 from meta.acl import Rule
 from meta.client import Changes, MetaClient, SessionInfo
 from meta.config import MetaConfig
+from meta.engine import Engine
 from meta.errors import OutcomeUnknown, Refused, SettingError
 from meta.jobs import clean_delayed, clean_files, clean_sessions, clean_trash
 from meta.open_files import OpenFiles
@@ -26,7 +27,7 @@ from meta.rules.check import check
 from meta.rules.format import _create
 from meta.setting import Setting
 from meta.slices import Piece
-from meta.transaction import Delayed, DeletedFile, DirItem, Engine, Quota, Transaction
+from meta.transaction import Delayed, DeletedFile, DirItem, Quota, Transaction
 from meta.types import DIRECTORY, FLAG_IMMUTABLE, ROOT, SET_FLAG, SUPERUSER, TRASH, Dirent
 
 

@@ -15,11 +15,12 @@ from clients import ENGINES, SHORT, Client, FakeStore, check_sound, new_engine
 
 from meta import jobs
 from meta.config import MetaConfig
+from meta.engine import Engine
 from meta.errors import NotFormatted, Refused, SettingError
 from meta.plock import READ, WRITE, Plock
 from meta.rules import clone as cloning
 from meta.setting import Setting
-from meta.transaction import Engine, SessionRecord
+from meta.transaction import SessionRecord
 from meta.types import DIRECTORY, ROOT, SUPERUSER, TRASH
 
 DAY = 86400

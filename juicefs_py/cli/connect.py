@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from juicefs_py.cli import log
 from juicefs_py.cli.errors import Fatal
+from meta.engine import Engine
 from meta.engines import mask_url, open_engine
 from meta.errors import BadURL, MetaError, NotFormatted, Unavailable
 from meta.setting import Setting
-from meta.transaction import Engine
 
 
 def connect(url: str, *, read_only: bool = False) -> Engine:

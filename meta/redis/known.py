@@ -21,6 +21,7 @@ UNKNOWN: Final = b"unknown cell"
 
 _MOST: Final = 8192  # values per generation; about 2 MiB
 _TURN_S: Final = 5.0
+_MOST_DIRECTORIES: Final = 1024
 
 
 class Known:
@@ -30,6 +31,7 @@ class Known:
         self._young: dict[Cell, bytes | None] = {}
         self._old: dict[Cell, bytes | None] = {}
         self._turned = time.monotonic()
+        self._directories: dict[int, tuple[bytes, float]] = {}
 
     def get(self, cell: Cell) -> bytes | None:
         """The value believed; `UNKNOWN` without belief."""
@@ -42,6 +44,21 @@ class Known:
             self._turned = time.monotonic()
             self._old, self._young = self._young, {}
         self._young[cell] = value
+        self._directories.pop(cell, None)  # type: ignore[arg-type]  # other cells are not in it
+
+    def confirm(self, ino: int, record: bytes) -> None:
+        """A change of ours has found a directory as we believed it, and left it so."""
+        if len(self._directories) >= _MOST_DIRECTORIES:
+            self._directories.clear()
+        self._directories[ino] = (record, time.monotonic())
+
+    def confirmed(self, ino: int, age_s: float) -> tuple[bytes, float] | None:
+        """A directory's record, if it was confirmed at most `age_s` ago and not read since; and how long ago."""
+        found = self._directories.get(ino)
+        if found is None:
+            return None
+        age = time.monotonic() - found[1]
+        return (found[0], age) if age < age_s else None
 
     def drop(self, cell: Cell) -> None:
         """Believe nothing of a cell."""

@@ -77,6 +77,10 @@ class RedisReader:
         data = self.record(ino)
         return None if data is None else Attr.decode(data)
 
+    def lately(self, ino: int, age_s: float) -> tuple[Attr, float] | None:
+        found = self.known.confirmed(ino, age_s)
+        return None if found is None else (Attr.decode(found[0]), found[1])
+
     def attrs(self, inos: Iterable[int]) -> dict[int, Attr]:
         found: dict[int, Attr] = {}
         for batch in batches(list(dict.fromkeys(inos))):

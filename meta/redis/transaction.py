@@ -17,7 +17,7 @@ from meta.redis.ahead import ReadAhead
 from meta.redis.keys import Keys
 from meta.redis.known import Cell, Known
 from meta.redis.link import Command, Link
-from meta.redis.request import Request
+from meta.redis.request import Request, is_directory
 from meta.redis.view import TOTALS, Totals
 from meta.slices import encode_delayed
 from meta.tkv.values import encode_entry
@@ -243,6 +243,10 @@ class RedisTransaction(ReadAhead):
         """The writes are in the store; `answers` are those that the request asked for."""
         for cell in self._written:
             self.known.put(cell, self._cells[cell])
+        for cell, found in self._found.items():
+            record = self._cells[cell]
+            if isinstance(cell, int) and found and record and is_directory(found):
+                self.known.confirm(cell, record)
         for (key, field), _ in self._counts.items():
             self.known.drop((key, field))
         counts = iter(answers)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meta.engine import Engine
 from meta.rules.snapshot import Snapshot
 from meta.setting import Setting
-from meta.transaction import DirStat, Engine
+from meta.transaction import DirStat
 from meta.types import DIR_LENGTH, DIRECTORY, FILE, ROOT, SYMLINK, TRASH
 
 _ROOTS = f"({ROOT}, {TRASH})"

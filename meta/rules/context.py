@@ -15,9 +15,10 @@ from typing import Literal, TypeVar
 
 from meta.acl import Rule
 from meta.config import MetaConfig
+from meta.engine import Engine
 from meta.rules.quotas import QuotaTable
 from meta.setting import Setting
-from meta.transaction import Engine, Transaction
+from meta.transaction import Transaction
 from meta.types import ROOT
 
 T = TypeVar("T")

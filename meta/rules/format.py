@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 
 from meta.attr import Attr
+from meta.engine import Engine
 from meta.setting import Setting
-from meta.transaction import DirStat, Engine, Transaction
+from meta.transaction import DirStat, Transaction
 from meta.types import DIR_LENGTH, DIRECTORY, ROOT, TRASH
 
 _COUNTERS = {

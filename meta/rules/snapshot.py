@@ -11,9 +11,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from meta.engine import Engine
 from meta.errors import Corrupt
 from meta.slices import decode_slices
-from meta.transaction import Engine
 from meta.types import CHUNK_SIZE
 
 _SCHEMA = """

@@ -46,6 +46,10 @@ class SqlReader(ABC):
         row = self.one(self.sql.attr, (ino,))
         return None if row is None else read_node(row)
 
+    def lately(self, ino: int, age_s: float) -> tuple[Attr, float] | None:
+        """A read costs next to nothing, so nothing is remembered."""
+        return None
+
     def attrs(self, inos: Iterable[int]) -> dict[int, Attr]:
         wanted = list(dict.fromkeys(inos))
         found = {}

@@ -36,6 +36,10 @@ class TkvReader:
         data = self.kv.get(keys.attr_key(ino))
         return None if data is None else Attr.decode(data)
 
+    def lately(self, ino: int, age_s: float) -> tuple[Attr, float] | None:
+        """A read costs next to nothing, so nothing is remembered."""
+        return None
+
     def attrs(self, inos: Iterable[int]) -> dict[int, Attr]:
         wanted = {keys.attr_key(ino): ino for ino in inos}
         return {wanted[key]: Attr.decode(data) for key, data in self.kv.batch_get(wanted).items()}
