@@ -213,8 +213,12 @@ class SliceWriter:
     def _settled(self, block: Block, page: Page, failure: Exception | None) -> None:
         config = self._transfer.config
         try:
-            if failure is None and (config.cache_large_write or block.size < config.block_size):
+            if failure is not None:
+                pass  # `abort` removes it
+            elif config.cache_large_write or block.size < config.block_size:
                 self._cache.insert(block, page)
+            else:
+                self._cache.remove(block)  # older, of a number that came again: see `BlockCache.insert`
         finally:
             page.release()
             self._ended(block, failure)

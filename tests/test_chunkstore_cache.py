@@ -17,8 +17,10 @@ from chunkstore.bucket import Bucket
 from chunkstore.buckets.mem import MemBucket
 from chunkstore.cache import blockfile
 from chunkstore.cache.disks import DiskCache
+from chunkstore.cache.eviction import Room
 from chunkstore.cache.health import State
 from chunkstore.cache.memory import MemoryCache
+from chunkstore.cache.pending import Pending
 from chunkstore.cache.ring import fnv1
 from chunkstore.config import StoreConfig
 from chunkstore.naming import Block
@@ -194,6 +196,57 @@ def test_cache_survives_a_restart(make: Make) -> None:
     assert again.cache._all[0].id == store.cache._all[0].id  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("where", ["same mount", "next mount", "never scanned", "two directories", "memory"])
+@pytest.mark.parametrize("how", ["kept", "not kept", "queue full", "disk full"])
+def test_a_slice_number_that_comes_again_is_not_read_from_the_cache(
+    where: str, how: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metadata that was restored from a backup gives numbers out again, and the cache has blocks of their first use."""
+    options: dict[str, object] = {"cache_large_write": how != "not kept"}
+    if where == "never scanned":
+        options["cache_scan_interval_s"] = -1
+    elif where == "two directories":
+        options["cache_dirs"] = (f"{tmp_path}/c1", f"{tmp_path}/c2")
+    elif where == "memory":
+        options["cache_dirs"] = ("memory",)
+    inner = MemBucket()
+    store, _ = make(inner, **options)
+    put(store, *range(1, 9))
+    for slice_id in range(1, 9):
+        check(store, slice_id)
+    assert store.flush()
+    if where == "two directories":  # where an older release put them
+        for slice_id in range(1, 9):
+            block = Block(slice_id, 0, SIZE)
+            path = Path(store.cache._legacy(block).file_of(block))  # type: ignore[attr-defined]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            blockfile.write(str(path), memoryview(DATA), 0o600, True)
+    if where not in ("same mount", "memory"):
+        store.close(10)
+        store, _ = make(inner, **options)
+        if where == "next mount":
+            scanned(store)
+    other = DATA[::-1]
+    with monkeypatch.context() as patch:
+        if how == "queue full":
+            patch.setattr(Pending, "fits", lambda self, size: False)
+        elif how == "disk full":
+            patch.setattr(os, "writev", _refuse)
+        put(store, *range(1, 9), data=other)
+    for slice_id in range(1, 9):
+        assert store.read(slice_id, SIZE, 100, 50) == other[100:150]
+        assert store.read(slice_id, SIZE, 0, SIZE) == other
+    if where != "memory":  # nor by whoever looks into the directory next
+        store.close(10)
+        store, _ = make(inner, **options)
+        for slice_id in range(1, 9):
+            assert store.read(slice_id, SIZE, 0, SIZE) == other
+
+
+def _refuse(fd: int, parts: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_without_a_scan_the_disk_is_asked(make: Make) -> None:
     inner = MemBucket()
     store, _ = make(inner)
@@ -211,12 +264,8 @@ def test_full_cache_disk_hurts_nobody_and_is_told_once(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, bucket = make()
-
-    def full(fd: int, parts: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "writev", full)
+        patch.setattr(os, "writev", _refuse)
         put(store, 1)
         check(store, 1)
         put(store, 2)
@@ -311,9 +360,9 @@ def test_eviction_keeps_within_bounds(policy: str, bound: str, make: Make, tmp_p
         assert store.check_cache(60, SIZE).missing_bytes == 0
 
 
-def test_policy_none_never_evicts(make: Make) -> None:
+def test_policy_none_never_evicts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Room, "look", lambda self, check_lock=False: setattr(self, "raw_full", True))
     store, _ = make(cache_eviction="none")
-    store.cache._all[0]._room.raw_full = True  # type: ignore[attr-defined]
     put(store, 1)
     assert store.cache.usage() == (0, 0) and store.metrics.blockcache_drops == 1
 

@@ -135,20 +135,30 @@ class CacheDir:
 
     def insert(self, block: Block, page: Page, forced: bool) -> None:
         """As `BlockCache.insert`. Forced ones wait for room in the queue."""
+        if not self._queue(block, page, forced):
+            self._counters.add(blockcache_drops=1)
+            self.remove(block)  # what is kept under its name is older
+
+    def _queue(self, block: Block, page: Page, forced: bool) -> bool:
+        """Hand a block to the writer thread, in the place of what was kept under its name. False without room."""
         key = pack(block.slice_id, block.indx)
         deadline = time.monotonic() + self._config.get_timeout_s
         with self._lock:
-            if key in self._pending or key in self._index:
-                return
             while not self._pending.fits(block.size) and not self._stop.is_set():
                 if not forced or not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                    self._counters.add(blockcache_drops=1)
-                    return
+                    return False
             if self._stop.is_set() or (self._room.raw_full and self._config.cache_eviction == "none"):
-                self._counters.add(blockcache_drops=1)
-                return
+                return False
+            if (self._index.size(key) or 0) < 0:  # staged: another client is about to upload it
+                return True
+            replaced = self._pending.drop(key)
+            self._index.discard(key)
+            self._open.pop(key, None)
             self._pending.add(key, block, page.retain())
             self._changed.notify_all()
+        if replaced is not None:
+            replaced.release()
+        return True
 
     def _write_pending(self) -> None:
         while True:
@@ -194,6 +204,7 @@ class CacheDir:
             self._room.note_full(error)
             self._complaints.refused(error)
             self._counters.add(blockcache_drops=1)
+            unlink_quietly(path)  # an older block of this name
             return False
         finally:
             self.health.end(failure)

@@ -118,6 +118,8 @@ class DiskCache(BlockCache):
             self._fallback.insert(block, page, forced)
         else:
             owner.insert(block, page, forced)
+            if len(self._all) > 1 and (other := self._legacy(block)) is not owner:
+                other.remove(block)  # reads look there, too
 
     def remove(self, block: Block) -> None:
         self._fallback.remove(block)

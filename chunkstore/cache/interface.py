@@ -18,7 +18,11 @@ class BlockCache(Protocol):
         ...
 
     def insert(self, block: Block, page: Page, forced: bool = False) -> None:
-        """Keep the block; its page holds at least its size. May be dropped, less easily when `forced`."""
+        """Keep the block; its page holds at least its size. May be dropped, less easily when `forced`.
+
+        What was kept under the same name is gone in any case: numbers of slices come again when metadata was restored
+        from a backup, and the block is what the bucket holds.
+        """
         ...
 
     def remove(self, block: Block) -> None:

@@ -52,7 +52,9 @@ class MemoryCache(BlockCache):
     def insert(self, block: Block, page: Page, forced: bool = False) -> None:
         key = (block.slice_id, block.indx)
         with self._lock:
-            if key in self._blocks or block.size > self._capacity:
+            if (place := self._blocks.get(key)) is not None:
+                self._drop(place)
+            if block.size > self._capacity:
                 return
             while self._used + block.size > self._capacity or (self._items and len(self._held) >= self._items):
                 if not self._evicting:
