@@ -89,14 +89,18 @@ def test_layout_and_hits(make: Make, tmp_path: Path) -> None:
 
 
 def test_mode_of_shared_caches(make: Make, tmp_path: Path) -> None:
-    old = os.umask(0o022)
-    try:
-        store, _ = make(cache_mode=0o644)
-        put(store, 1)
-    finally:
-        os.umask(old)
-    assert file_of(tmp_path, 1).stat().st_mode & 0o777 == 0o644
-    assert file_of(tmp_path, 1).parent.stat().st_mode & 0o777 == 0o777
+    for mode, of_file, of_directory, umask in ((0o644, 0o644, 0o777, 0o077), (0o600, 0o600, 0o700, 0)):
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        old = os.umask(umask)
+        try:
+            store, _ = make(cache_mode=mode)
+            put(store, 1)
+        finally:
+            os.umask(old)
+        for path in (tmp_path / "cache/.lock", file_of(tmp_path, 1), *file_of(tmp_path, 1).parents):
+            if path == tmp_path:
+                break
+            assert path.stat().st_mode & 0o777 == (of_directory if path.is_dir() else of_file), path
 
 
 def test_a_block_is_read_while_it_waits_for_the_disk(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

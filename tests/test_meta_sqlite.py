@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -260,6 +261,19 @@ def test_a_missing_file_is_not_created_by_looking(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
     with pytest.raises(Unavailable, match="directory does not exist"):
         open_url(f"sqlite3://{path}/no/x.db", False).prepare()
+
+
+def test_only_the_owner_may_read_a_new_database(engine: SqlEngine, path: Path) -> None:
+    """It may hold keys of the bucket; SQLite gives its log and shared memory the mode of the database file."""
+    engine.prepare()
+    engine.increment("nextSession")
+    kept = [each for each in path.parent.iterdir() if each.name.startswith(path.name)]
+    assert len(kept) == 3
+    assert {each.stat().st_mode & 0o777 for each in kept} == {0o600}
+    os.chmod(path, 0o640)  # a choice of its owner
+    with contextlib.closing(open_url(f"sqlite3://{path}", False)) as other:
+        other.prepare()
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_somebody_elses_database_is_left_alone(path: Path) -> None:

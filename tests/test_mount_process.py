@@ -128,7 +128,6 @@ def test_a_background_mount_from_start_to_end(background: Background) -> None:
         assert Path(f"/proc/{pid}/comm").read_text() == "juicefs\n"
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         assert os.readlink(f"/proc/{pid}/fd/2") == str(background.log)
-        assert re.search(r"^Umask:\s*0000$", Path(f"/proc/{pid}/status").read_text(), re.M)
     (session,) = json.loads(juicefs("status", background.volume.url).stdout)["Sessions"]
     assert session["ProcessID"] == worker
     assert session["MountPoint"] == str(background.path)
@@ -145,6 +144,28 @@ def test_a_background_mount_from_start_to_end(background: Background) -> None:
     assert json.loads(juicefs("status", background.volume.url).stdout)["Sessions"] == []
     assert background.start().returncode == 0
     assert (background.path / "file").read_bytes() == b"x" * 100_000
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_nobody_else_may_write_what_a_mount_in_the_background_writes(background: Background, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        background.start()
+    finally:
+        os.umask(old)
+    (background.path / "file").write_bytes(b"cached, being smaller than a block")
+    (background.path / "file").read_bytes()
+    juicefs("umount", str(background.path))
+    background.wait_until_gone()
+    cached = [background.volume.cache, *background.volume.cache.rglob("*")]
+    objects = list(background.volume.bucket.glob("testvol/chunks/**/*"))
+    assert ".lock" in {path.name for path in cached}
+    assert [path for path in cached if path.is_file()][1:] and [path for path in objects if path.is_file()]
+    for path in cached:
+        assert not path.stat().st_mode & 0o077, path
+    for path in objects:
+        assert not path.stat().st_mode & (0o077 if umask else 0o002), path
+    assert (background.volume.directory / "meta.db").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_callers_pipe_ends_with_the_caller(background: Background) -> None:

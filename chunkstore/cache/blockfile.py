@@ -27,12 +27,17 @@ def checksums(data: memoryview) -> bytes:
 
 
 def write(path: str, data: memoryview, mode: int, with_checksums: bool) -> None:
-    """Write a block's file under its final name; its directory must exist. OSError as it comes."""
+    """Write a block's file under its final name; its directory must exist. OSError as it comes.
+
+    `mode` is what the file gets, whatever the umask: others are meant to read a shared cache.
+    """
     temporary = path + ".tmp"
     parts = [data, memoryview(checksums(data))] if with_checksums else [data]
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         try:
+            if mode & 0o077:
+                os.fchmod(fd, mode)
             written = os.writev(fd, parts)
             if written != sum(map(len, parts)):  # a nearly full disk, or a signal: the plain way finds out
                 rest = memoryview(b"".join(parts))

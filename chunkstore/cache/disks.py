@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from chunkstore.buffers import Page
 from chunkstore.cache.directory import CacheDir
+from chunkstore.cache.folders import make_dirs
 from chunkstore.cache.health import State
 from chunkstore.cache.interface import BlockCache
 from chunkstore.cache.memory import FALLBACK_SIZE, MemoryCache
@@ -44,7 +45,7 @@ def open_dirs(config: StoreConfig, counters: Counters) -> tuple[list[CacheDir], 
     usable, problems = [], []
     for path in paths:
         try:
-            os.makedirs(os.path.join(path, "raw"), exist_ok=True)
+            make_dirs(os.path.join(path, "raw"), config.cache_mode)
             if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
                 raise PermissionError(13, "not writable", path)
             usable.append(path)

@@ -11,7 +11,8 @@ def read_id(path: str, mode: int) -> str:
     make_dirs(path, mode)
     lock = f"{path}/.lock"
     try:
-        fd = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fd = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        os.fchmod(fd, mode)  # whatever the umask: who shares the cache must read it
     except FileExistsError:
         with open(lock, encoding="ascii", errors="replace") as file:
             found = file.read().strip()
@@ -39,7 +40,8 @@ def make_dirs(path: str, mode: int) -> None:
             os.mkdir(each, wanted)
             os.chmod(each, wanted)
         except FileExistsError:
-            pass
+            if not os.path.isdir(each):
+                raise
 
 
 def unlink_quietly(path: str) -> None:

@@ -14,7 +14,9 @@ from juicefs_py.mount.process import flush_streams
 def detach(log_path: str) -> bool:
     """Fork twice. False in the caller's process, which stays as it is; True in the daemon, whose parent is init.
 
-    The daemon has its own session, `/` as directory, umask 0, /dev/null as stdin, the log file as stdout and stderr.
+    The daemon has its own session, `/` as directory, /dev/null as stdin, the log file as stdout and stderr. It keeps
+    the umask, so that objects in a local bucket are as private as those of a mount in the foreground, and in no case
+    may be written by everybody.
     """
     log_fd = _open_log(log_path)
     flush_streams()
@@ -27,7 +29,7 @@ def detach(log_path: str) -> bool:
     if os.fork():
         os._exit(0)
     os.chdir("/")
-    os.umask(0)
+    os.umask(os.umask(0o077) | 0o002)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log_fd, 1), (log_fd, 2)):
         os.dup2(source, target)

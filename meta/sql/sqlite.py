@@ -188,6 +188,7 @@ class Database:
             raise Unavailable(f"cannot create {self.path}: its directory does not exist")
         with self._lock:
             if self._writer is None:
+                _make_private(self.path)
                 self._open_writer("rwc")
 
     def sync(self) -> None:
@@ -288,6 +289,25 @@ def _access_advice(path: str) -> str:
         if os.path.exists(place) and not os.access(place, needed):
             return f"user {os.geteuid()} needs permission to read and write {place}"
     return "check that it and its directory may be written, and for too many open files"
+
+
+def _make_private(path: str) -> None:
+    """Make a database file that only its owner may read: it holds keys and names. SQLite itself would make it 0644.
+
+    It gets its name when its descriptor is closed already: closing one of a database in use drops SQLite's locks.
+    Where that cannot be done, SQLite makes the file.
+    """
+    if os.path.exists(path):
+        return
+    temporary = f"{path}.{os.getpid()}.{threading.get_ident()}.tmp"
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+    except OSError:
+        pass
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
