@@ -60,6 +60,21 @@ def test_fstab(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["fstab"]
 
 
+def test_fstab_is_left_alone_where_it_means_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "fstab"
+    path.write_text("# comment\n")
+    monkeypatch.setattr(fstab, "in_container", lambda: True)
+    fstab.update("URL", "/mnt/jfs", given("--update-fstab"), str(path))
+    assert caplog.messages == [f"--update-fstab is ignored inside a container, {path} is not changed"]
+    caplog.clear()
+    monkeypatch.setenv("CALL_VIA_MOUNT", "1")
+    fstab.update("URL", "/mnt/jfs", given("--update-fstab"), str(path))
+    assert caplog.messages == []
+    assert path.read_text() == "# comment\n"
+
+
 def test_paths_of_databases_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert absolute_url("sqlite3://my.db") == f"sqlite3://{tmp_path}/my.db"

@@ -17,7 +17,10 @@ _NOT_STORED = frozenset(("update-fstab", "background", "foreground", "o", "cache
 
 def update(url: str, mountpoint: str, values: Values, path: str = _FSTAB) -> None:
     """Add the entry, or replace the one of the same volume and mount point. Only as root and outside containers."""
-    if os.environ.get("CALL_VIA_MOUNT") or in_container():
+    if os.environ.get("CALL_VIA_MOUNT"):
+        return
+    if in_container():
+        log.LOG.warning("--update-fstab is ignored inside a container, %s is not changed", path)
         return
     if os.getuid() != 0:
         log.LOG.warning("--update-fstab needs root, %s is not changed", path)
