@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from fuse.operations import Caller, Stat
+from juicefs_py.control.internal import ACCESSLOG
 from juicefs_py.errors import errno_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def traced(describe: Callable[..., str]) -> Callable[[Method[V, P, R]], Method[V
             finally:
                 took = perf_counter() - began
                 self.stats.timers[op].observe(took)
-                if self.accesslog.active:
+                if self.accesslog.active and not (args and args[0] == ACCESSLOG):  # reading it is no news for it
                     who = (caller.uid, caller.gid, caller.pid)
                     self.accesslog.add(who, f"{op} {describe(result, *args)}", error, took)
 

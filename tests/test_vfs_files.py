@@ -316,6 +316,23 @@ def test_the_access_log_shows_operations_while_somebody_reads(client: Client) ->
     assert not vfs.accesslog.active
 
 
+def test_reading_the_access_log_is_not_logged(client: Client) -> None:
+    """A line about each read would end the next read at once, without end."""
+    ino = client.ino(b".accesslog")
+    log = client.open(ino, os.O_RDONLY)
+    began = time.monotonic()
+    for _ in range(2):
+        assert joined(client.vfs.read(CALLER, ino, log.fh, 0, 1 << 16)) == b"#\n"
+        client.vfs.getattr(CALLER, ino, None)
+    assert 1.9 < time.monotonic() - began < 5
+    other = client.open(ino, os.O_RDONLY)
+    other.close()
+    client.lookup(b".stats")
+    (line,) = joined(client.vfs.read(CALLER, ino, log.fh, 0, 1 << 16)).splitlines()
+    assert b"lookup (1,.stats)" in line
+    log.release()
+
+
 @pytest.mark.parametrize("how", ["open", "create", "tmpfile"])
 def test_what_fails_while_a_file_is_opened_leaves_no_holder(
     client: Client, how: str, monkeypatch: pytest.MonkeyPatch
