@@ -109,8 +109,19 @@ def unmark(bucket: Bucket) -> None:
         log.LOG.warning("Delete uuid object: %s", error)
 
 
+def absolute_bucket(storage: str, bucket: str) -> str:
+    """A local bucket must mean the same from every directory. Settings are UTF-8, and so must be what they name."""
+    try:
+        bucket.encode()
+    except UnicodeEncodeError:
+        raise Fatal(f'the name of bucket "{bucket}" is not UTF-8; choose another one') from None
+    if storage == "file":
+        return os.path.abspath(os.path.expanduser(bucket.removeprefix("file://"))).rstrip("/") + "/"
+    return os.path.abspath(bucket) if storage == "sqlite3" else bucket
+
+
 def overridden(setting: Setting, storage: str, bucket: str) -> Setting:
     """The setting with another storage or endpoint for this client only."""
     if storage:
         setting = replace(setting, storage=storage.lower())
-    return replace(setting, bucket=bucket) if bucket else setting
+    return replace(setting, bucket=absolute_bucket(setting.storage, bucket)) if bucket else setting

@@ -49,6 +49,7 @@ def test_fstab(tmp_path: Path) -> None:
                    "--enable-xattr", "-o", "allow_other")  # fmt: skip
     line = "URL  /mnt/jfs  juicefs  _netdev,nofail,allow_other,cache-dir=/c,enable-xattr,max-uploads=5  0 0"
     assert fstab.entry("URL", "/mnt/jfs", values) == line
+    assert "juicefs  _netdev,nofail,bucket=/b/  0" in fstab.entry("URL", "/mnt/jfs", given("--bucket", "b"), "/b/")
     path = tmp_path / "fstab"
     path.write_text("# comment\nURL /mnt/jfs juicefs old 0 0\nURL  /mnt/other  juicefs  x  0 0\n")
     path.chmod(0o600)
@@ -66,11 +67,11 @@ def test_fstab_is_left_alone_where_it_means_nothing(
     path = tmp_path / "fstab"
     path.write_text("# comment\n")
     monkeypatch.setattr(fstab, "in_container", lambda: True)
-    fstab.update("URL", "/mnt/jfs", given("--update-fstab"), str(path))
+    fstab.update("URL", "/mnt/jfs", given("--update-fstab"), path=str(path))
     assert caplog.messages == [f"--update-fstab is ignored inside a container, {path} is not changed"]
     caplog.clear()
     monkeypatch.setenv("CALL_VIA_MOUNT", "1")
-    fstab.update("URL", "/mnt/jfs", given("--update-fstab"), str(path))
+    fstab.update("URL", "/mnt/jfs", given("--update-fstab"), path=str(path))
     assert caplog.messages == []
     assert path.read_text() == "# comment\n"
 

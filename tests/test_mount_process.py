@@ -168,6 +168,15 @@ def test_nobody_else_may_write_what_a_mount_in_the_background_writes(background:
     assert (background.volume.directory / "meta.db").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("how", ["absolute", "relative"])
+def test_a_bucket_of_this_mount_alone_is_a_directory_with_or_without_a_slash(background: Background, how: str) -> None:
+    other = background.volume.directory / "other"
+    done = background.start("--bucket", str(other) if how == "absolute" else os.path.relpath(other, "/"))
+    assert f"Data use file://{other}/testvol/" in done.stderr
+    (background.path / "file").write_bytes(b"there")
+    assert [path for path in other.glob("testvol/chunks/**/*") if path.is_file()]
+
+
 def test_the_callers_pipe_ends_with_the_caller(background: Background) -> None:
     line = [sys.executable, "-m", "juicefs_py", *background.command()]
     pipe = subprocess.run(

@@ -111,7 +111,7 @@ class Change:
         self.new = replace(self.new, **{field: value})
 
     def _storage(self) -> None:
-        from juicefs_py.commands.format import absolute_bucket
+        from juicefs_py.storage_check import absolute_bucket
 
         values = self.values
         self._sized("storage", "storage", lambda option: values.text(option).lower(), str)

@@ -138,6 +138,8 @@ _KEYS = (("access_key", "access-key"), ("secret_key", "secret-key"), ("session_t
 
 
 def _storage(values: Values) -> dict[str, Any]:
+    from juicefs_py.storage_check import absolute_bucket
+
     storage = values.text("storage").lower()
     return {"storage": storage, "bucket": absolute_bucket(storage, values.text("bucket"))}
 
@@ -159,17 +161,6 @@ def _management(values: Values) -> dict[str, Any]:
         "ranger_service": values.text("ranger-service"),
         "kerb_conf": file_content(values.text("kerberos-config-file")),
     }
-
-
-def absolute_bucket(storage: str, bucket: str) -> str:
-    """A local bucket must mean the same from every directory. Settings are UTF-8, and so must be what they name."""
-    try:
-        bucket.encode()
-    except UnicodeEncodeError:
-        raise Fatal(f'the name of bucket "{bucket}" is not UTF-8; choose another one') from None
-    if storage == "file":
-        return os.path.abspath(os.path.expanduser(bucket.removeprefix("file://"))).rstrip("/") + "/"
-    return os.path.abspath(bucket) if storage == "sqlite3" else bucket
 
 
 def file_content(path: str) -> str:

@@ -12,11 +12,14 @@ from juicefs_py.mount.process import in_container
 
 _FSTAB = "/etc/fstab"
 _HELPER = "/sbin/mount.juicefs"
-_NOT_STORED = frozenset(("update-fstab", "background", "foreground", "o", "cache-dir"))
+_NOT_STORED = frozenset(("update-fstab", "background", "foreground", "o", "cache-dir", "bucket"))
 
 
-def update(url: str, mountpoint: str, values: Values, path: str = _FSTAB) -> None:
-    """Add the entry, or replace the one of the same volume and mount point. Only as root and outside containers."""
+def update(url: str, mountpoint: str, values: Values, bucket: str = "", path: str = _FSTAB) -> None:
+    """Add the entry, or replace the one of the same volume and mount point. Only as root and outside containers.
+
+    `bucket` is what `--bucket` means.
+    """
     if os.environ.get("CALL_VIA_MOUNT"):
         return
     if in_container():
@@ -28,13 +31,13 @@ def update(url: str, mountpoint: str, values: Values, path: str = _FSTAB) -> Non
     try:
         if not os.path.lexists(_HELPER):
             os.symlink(os.path.abspath(sys.argv[0]), _HELPER)
-        _rewrite(path, url, mountpoint, entry(url, mountpoint, values))
+        _rewrite(path, url, mountpoint, entry(url, mountpoint, values, bucket))
     except OSError as error:
         raise Fatal(f"update {path}: {error.strerror}") from None
     log.LOG.info('Successfully updated fstab, now you can mount with `mount "%s"`', mountpoint)
 
 
-def entry(url: str, mountpoint: str, values: Values) -> str:
+def entry(url: str, mountpoint: str, values: Values, bucket: str = "") -> str:
     """The line: every option that is given, sorted."""
     options = ["_netdev,nofail"]
     for name, value in values.given.items():
@@ -47,6 +50,8 @@ def entry(url: str, mountpoint: str, values: Values) -> str:
     if values.is_set("cache-dir"):
         paths = values.text("cache-dir").split(":")
         options.append("cache-dir=" + ":".join(p if p == "memory" else os.path.abspath(p) for p in paths))
+    if bucket:
+        options.append(f"bucket={bucket}")
     if values.text("o"):
         options.append(values.text("o"))
     return f"{url}  {mountpoint}  juicefs  {','.join(sorted(options))}  0 0"

@@ -100,7 +100,7 @@ class Server:
             lambda setting: self._vfs_config(setting, metrics_address),
             limits=lambda setting: settings.limits(values, setting),
             storage=values.text("storage"),
-            bucket=values.text("bucket"),
+            bucket=job.bucket,
         )
         log.LOG.info("JuiceFS version %s", VERSION)
         if volume.meta.sid:

@@ -33,6 +33,7 @@ class Job(NamedTuple):
     url: str
     mountpoint: str
     values: Values
+    bucket: str  # this client's own; empty: the setting's
     background: bool
     status: int  # pipe on which the serving process tells a waiting caller that it serves; -1 without one
 
@@ -45,15 +46,16 @@ def mount(values: Values) -> int:
     setting = _try_out(url, values)
     plan(values, mountpoint, setting)
     mountpoint = prepare(mountpoint)
+    bucket = _own_bucket(values, setting)
     background = values.flag("background") and not os.environ.get("JFS_FOREGROUND")
     if values.flag("update-fstab"):
         from juicefs_py.mount.fstab import update
 
-        update(url, mountpoint, values)
+        update(url, mountpoint, values, bucket)
     words = _title(values, (mask_url(url), mountpoint))
     if background:
-        return _in_background(Job(url, mountpoint, values, True, -1), setting, words)
-    return _supervise(Job(url, mountpoint, values, False, -1), words)
+        return _in_background(Job(url, mountpoint, values, bucket, True, -1), setting, words)
+    return _supervise(Job(url, mountpoint, values, bucket, False, -1), words)
 
 
 def absolute_url(url: str) -> str:
@@ -63,6 +65,12 @@ def absolute_url(url: str) -> str:
         if path != url and path and not path.startswith("/"):
             return scheme + os.path.abspath(path)
     return url
+
+
+def _own_bucket(values: Values, setting: Setting) -> str:
+    """`--bucket` as it means the same from every directory."""
+    given = values.text("bucket")
+    return storage_check.overridden(setting, values.text("storage"), given).bucket if given else ""
 
 
 def _try_out(url: str, values: Values) -> Setting:
