@@ -287,11 +287,15 @@ def test_file_sync_that_failed_is_done_again(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty directory"])
-def test_file_directory_that_vanished_is_not_made_anew(left: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("root", ["{}/", "{}/a"])
+@pytest.mark.parametrize("written", ["by this client", "before"])
+def test_file_directory_that_vanished_is_not_made_anew(left: str, root: str, written: str, tmp_path: Path) -> None:
     """The disk was unmounted: what was written below its mount point would be hidden when it is back."""
     disk, away = tmp_path / "disk", tmp_path / "away"
-    bucket = with_prefix(open_bucket("file", f"{disk}/"), "vol/")
+    bucket = with_prefix(open_bucket("file", root.format(disk)), "vol/")
     bucket.put("chunks/0/0/1_0_1", b"x")
+    if written == "before":
+        bucket = with_prefix(open_bucket("file", root.format(disk)), "vol/")
     disk.rename(away)
     if left != "nothing":
         disk.mkdir()

@@ -39,7 +39,7 @@ class FileBucket(Bucket):
         slash = "/" if root.endswith("/") else ""
         self._root = os.path.abspath(root).rstrip("/") + slash
         self._dirty = _Dirty()
-        self._tops: set[str] = set()  # first folders of the keys that were put
+        self._tops = _folders(self._root)  # first folders of keys: those that were there, and of what was put
 
     def describe(self) -> str:
         return f"file://{self._root}"
@@ -181,6 +181,16 @@ class FileBucket(Bucket):
                 if not os.path.isdir(each):
                     raise
             self._dirty.add(each)
+
+
+def _folders(root: str) -> set[str]:
+    """Directories whose paths begin with `root`, without it."""
+    parent, start = os.path.split(root)
+    try:
+        with os.scandir(parent) as entries:
+            return {each.name[len(start) :] for each in entries if each.name.startswith(start) and each.is_dir()}
+    except OSError:
+        return set()
 
 
 def _walk(folder: str, prefix: str, after: str, deep: bool) -> Iterator[tuple[str, os.stat_result]]:
