@@ -64,13 +64,15 @@ class Proxy:
         self._loop.call_soon_threadsafe(run)
         assert done.wait(10)
 
-    def arm(self, way: Way | None = None, after: int = 0) -> None:
-        """Count bytes from here on, and cut the connection in which byte number `after` of one direction passes.
+    def arm(self, way: Way | None = None, after: int = 0) -> int:
+        """Count from here on, and cut the connection in which `after` bytes of one direction have passed.
 
-        The bytes before it are passed on; the next connection is not cut any more.
+        Only once: what is connected then is not cut any more. Answers how often it was cut since the last call.
         """
+        before: list[int] = []
 
         def set_to() -> None:
+            before.append(self.cuts)
             self.up = self.down = self.rounds = self.cuts = 0
             self._cut = None if way is None else (way, after)
             if way == "up" and after == 0:
@@ -78,6 +80,7 @@ class Proxy:
                 self.cut_all()
 
         self.call(set_to)
+        return before[0]
 
     def cut(self) -> None:
         """Cut all connections now."""

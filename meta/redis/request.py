@@ -62,6 +62,7 @@ class Request:
 
     def __init__(self, keys: Keys) -> None:
         self.words: list[Word] = []
+        self.merged: list[int] = []  # directories whose records are answered
         self._keys = keys
 
     def command(self, command: Command, *, answer: bool = False) -> None:
@@ -85,6 +86,7 @@ class Request:
         else:
             times = [value[at : at + 12] if value[at : at + 12] != found[at : at + 12] else b"" for at in (11, 23, 35)]
             links = int.from_bytes(value[47:51], "big") - int.from_bytes(found[47:51], "big")
+            self.merged.append(cell)
             self.words += (b"M", self._keys.attr(cell), value[:11], *times, links, value[51:])
 
     def records(self, key: bytes, data: bytes, replaced: bool) -> None:

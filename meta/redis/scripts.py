@@ -26,7 +26,7 @@ def _script(source: str) -> Script:
 APPLY: Final = _script("""
 -- Check that all that a transaction has read is still so; then write. KEYS[2]: the ticket (see meta.redis.once), if
 -- there is anything to write. ARGV: the request's number on the ticket, the number of conditions, the conditions, the
--- writes. Answers the number of the first condition that does not hold, or a list: what 'R' and 'U' have answered.
+-- writes. Answers the number of the first condition that does not hold, or a list: what 'M', 'R' and 'U' have answered.
 local a, n, call, sub = ARGV, #ARGV, redis.call, string.sub
 if KEYS[2] and call('GET', KEYS[2]) == 'void' then return -1 end
 local i = 3
@@ -66,7 +66,8 @@ end
 local out = {}
 while i <= n do
   local op = a[i]
-  if op == 'M' then -- change a directory: key, first 11 bytes, atime, mtime, ctime ('' keeps), links to add, rest
+  if op == 'M' then -- change a directory: key, first 11 bytes, atime, mtime, ctime ('' keeps), links to add, rest.
+    -- Answers the record: others may have changed its times and links since it was read.
     local v = call('GET', a[i + 1])
     local times = ''
     for t = 0, 2 do
@@ -74,7 +75,9 @@ while i <= n do
       times = times .. (new ~= '' and new or sub(v, 12 + 12 * t, 23 + 12 * t))
     end
     local links = math.max(struct.unpack('>I4', sub(v, 48, 51)) + tonumber(a[i + 6]), 2)
-    call('SET', a[i + 1], a[i + 2] .. times .. struct.pack('>I4', links) .. a[i + 7])
+    local new = a[i + 2] .. times .. struct.pack('>I4', links) .. a[i + 7]
+    call('SET', a[i + 1], new)
+    out[#out + 1] = new
     i = i + 8
   elseif op == 'A' then -- add to the fields of three hashes if the third one has it: keys, field, amounts
     if call('HEXISTS', a[i + 3], a[i + 4]) == 1 then

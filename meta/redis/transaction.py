@@ -10,6 +10,7 @@ changes: so clients that work on different names of one directory never meet.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from meta.attr import Attr
 from meta.redis import keys as k
@@ -32,6 +33,7 @@ class RedisTransaction(ReadAhead):
         super().__init__(link, keys, known, totals, speculate)
         self._appended: dict[bytes, list[Appended]] = {}
         self._commands: list[Command] = []
+        self._merged: list[int] = []
 
     def _write(self, cell: Cell, value: bytes | None) -> None:
         self._cells[cell] = value
@@ -237,10 +239,14 @@ class RedisTransaction(ReadAhead):
             request.add_use(kind, key_number, space, inodes)
         if self._usage != (0, 0):
             request.add_usage(*self._usage)
+        self._merged = request.merged
         return request
 
-    def committed(self, answers: list[int]) -> None:
+    def committed(self, answers: list[Any]) -> None:
         """The writes are in the store; `answers` are those that the request asked for."""
+        counts = iter(answers)
+        for ino in self._merged:  # as they really are now
+            self._cells[ino] = next(counts)
         for cell in self._written:
             self.known.put(cell, self._cells[cell])
         for cell, found in self._found.items():
@@ -249,7 +255,6 @@ class RedisTransaction(ReadAhead):
                 self.known.confirm(cell, record)
         for (key, field), _ in self._counts.items():
             self.known.drop((key, field))
-        counts = iter(answers)
         for key, (_, records) in self._list_writes.items():
             if records:
                 count = next(counts, 0)

@@ -63,7 +63,7 @@ def update_parent(
     if force or nlink or not 0 <= age < vol.config.skip_dir_mtime_s:
         attr.mtime, attr.mtimensec = now
         stamp(attr, now)
-        attr.nlink = max(attr.nlink + nlink, 2)
+        attr.nlink = max(attr.nlink + nlink, 1)  # not 2: an engine may add the difference to what there is by then
         tx.put_attr(ino, attr)
 
 
