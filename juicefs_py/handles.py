@@ -29,13 +29,17 @@ from meta.attr import Attr
 NEVER = -1e9
 
 
+_CONDITIONS = [threading.Condition(threading.Lock()) for _ in range(64)]
+"""Shared by gates, because making one takes longer than everything else about opening a file."""
+
+
 class Gate:
     """Many may be inside, or one may hold it shut; who wants it shut goes before newcomers."""
 
     __slots__ = ("_changed", "_inside", "_shut")
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+    def __init__(self, ino: int) -> None:
+        self._changed = _CONDITIONS[ino % len(_CONDITIONS)]
         self._inside = 0
         self._shut = False
 
@@ -80,7 +84,7 @@ class OpenInode:
     def __init__(self, ino: int) -> None:
         self.ino = ino
         self.refs = 0
-        self.gate = Gate()
+        self.gate = Gate(ino)
         self.lock_owners: set[int] = set()  # owners of record locks taken through this mount
         self.length = 0
         self.epoch = 0

@@ -16,8 +16,11 @@ class Refused(MetaError):
     """The rules of the file system refuse the operation; `errno` says why, as POSIX names it."""
 
     def __init__(self, number: int, message: str = "") -> None:
-        super().__init__(message or os.strerror(number))
+        super().__init__(message)
         self.errno = number
+
+    def __str__(self) -> str:
+        return str(self.args[0]) or os.strerror(self.errno)  # put into words only when somebody looks
 
 
 class EngineError(MetaError):

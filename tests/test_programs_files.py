@@ -274,7 +274,7 @@ def test_unlinked_file_lives_as_long_as_it_is_open(place: Path) -> None:
 def test_fio_random_writes_with_checksums(place: Path, long_run: bool) -> None:
     """Random 4-64 KiB writes by two jobs, then every block read back and its CRC compared."""
     need("fio")
-    size = "512M" if long_run else "96M"
+    size = "2G" if long_run else "512M"
     output = run(
         "fio", "--name=verify", f"--directory={place}", f"--size={size}", "--numjobs=2", "--rw=randwrite",
         "--bsrange=4k-64k", "--ioengine=psync", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--end_fsync=1",
@@ -285,4 +285,4 @@ def test_fio_random_writes_with_checksums(place: Path, long_run: bool) -> None:
     written = sum(job["write"]["io_bytes"] for job in report["jobs"])
     speed = sum(job["write"]["bw_bytes"] for job in report["jobs"])
     print(f"fio: {written >> 20} MiB written at random, {speed / (1 << 20):.0f} MiB/s, all checksums right")
-    assert written >= 2 * (96 << 20)
+    assert written >= 2 * (512 << 20)
