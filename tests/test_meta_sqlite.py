@@ -18,7 +18,7 @@ import pytest
 
 from meta.attr import Attr
 from meta.engines import mask_url, open_engine
-from meta.errors import BadURL, Corrupt, MetaError, OutOfSpace, Refused, SettingError, Unavailable
+from meta.errors import BadURL, Corrupt, MetaError, OutOfSpace, Refused, SettingError, Unavailable, VolumeGone
 from meta.slices import Slice
 from meta.sql import sqlite
 from meta.sql.engine import SqlEngine, open_url
@@ -274,6 +274,43 @@ def test_only_the_owner_may_read_a_new_database(engine: SqlEngine, path: Path) -
     with contextlib.closing(open_url(f"sqlite3://{path}", False)) as other:
         other.prepare()
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "its directory moved"])
+def test_a_file_that_is_removed_or_replaced_in_use_takes_no_more_writes(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite would go on with the file that has no name any more, and all that is written would be gone at the end."""
+    path, other = tmp_path / "d" / "meta.db", tmp_path / "other.db"
+    path.parent.mkdir()
+    for each in (path, other):
+        with contextlib.closing(open_url(f"sqlite3://{each}", False)) as engine:
+            engine.prepare()
+            engine.increment("nextSession")
+    with contextlib.closing(open_url(f"sqlite3://{path}", False)) as engine:
+        assert engine.increment("nextSession") == 2
+        with monkeypatch.context() as patch:  # where it cannot be seen, it is there
+            patch.setattr(os, "stat", _denied)
+            assert engine.increment("nextSession") == 3
+        match how:
+            case "removed":
+                path.unlink()
+            case "replaced":
+                for end in ("-wal", "-shm"):  # what a restore has to remove
+                    Path(f"{path}{end}").unlink()
+                other.rename(path)
+            case "its directory moved":
+                path.parent.rename(tmp_path / "e")
+        for call in (lambda: engine.increment("nextSession"), engine.reader.setting):
+            with pytest.raises(VolumeGone, match="was removed or replaced while it was in use"):
+                call()
+    if how == "replaced":
+        with contextlib.closing(open_url(f"sqlite3://{path}", False)) as engine:
+            assert engine.increment("nextSession") == 2
+
+
+def _denied(path: object) -> os.stat_result:
+    raise PermissionError(13, "Permission denied")
 
 
 def test_somebody_elses_database_is_left_alone(path: Path) -> None:

@@ -282,6 +282,19 @@ def test_a_mount_whose_volume_is_replaced_ends_at_once_and_writes_nothing(backgr
     assert length in (0, 100)  # what was committed before the heartbeat noticed
 
 
+def test_a_mount_whose_database_file_is_removed_says_so_and_ends(background: Background) -> None:
+    background.start("--heartbeat", "1s")
+    (background.path / "before").write_bytes(b"x")
+    (background.volume.directory / "meta.db").unlink()
+    with pytest.raises(OSError, check=lambda error: error.errno in (errno.EIO, errno.ENOTCONN)):
+        (background.path / "after").write_bytes(b"x")
+    background.wait_until_gone()
+    log = background.read_log()
+    assert f"{background.volume.directory}/meta.db was removed or replaced while it was in use" in log
+    assert "the volume is not the same any more" in log
+    assert "Traceback" not in log
+
+
 def as_bytes(document: str | bytes) -> bytes:
     return document if isinstance(document, bytes) else document.encode()
 

@@ -49,6 +49,10 @@ class PooledReader(SqlReader):
         except Absent:
             return None
 
+    def setting(self) -> bytes | None:
+        self._db.check_place()  # each heartbeat asks: is it still this volume?
+        return super().setting()
+
     def all(self, statement: str, arguments: tuple[Any, ...] = ()) -> list[Row]:
         try:
             return self._db.all(statement, arguments)

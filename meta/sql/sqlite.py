@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote
 
-from meta.errors import BadURL, Conflict, Corrupt, EngineError, OutOfSpace, Unavailable
+from meta.errors import BadURL, Conflict, Corrupt, EngineError, OutOfSpace, Unavailable, VolumeGone
 
 T = TypeVar("T")
 
@@ -28,6 +28,9 @@ _PATIENCE_S: Final = 30.0  # how long a writer waits for another process before 
 _ATTEMPTS: Final = 50  # of a transaction that conflicts
 _IDLE_READERS: Final = 8  # more than usually read at once; each costs a page cache and descriptors
 _CHECKPOINT_PAGES: Final = 4000  # 16 MiB of log between checkpoints; each is two fsyncs in some commit
+
+
+_UNKNOWN: Final = (-1, -1)
 
 
 class Options(NamedTuple):
@@ -78,6 +81,7 @@ class Database:
         self._writer: sqlite3.Cursor | None = None
         self._idle: deque[sqlite3.Cursor] = deque()
         self._closed = False
+        self._file: tuple[int, int] | None = None  # device and inode of what was opened; none yet
 
     def __repr__(self) -> str:
         return f"Database({self.path!r}, {len(self._idle)} idle readers)"
@@ -142,6 +146,7 @@ class Database:
         try:
             self._begin(cursor, arrived)
             try:
+                self.check_place()
                 result = body(cursor)
                 cursor.execute("COMMIT")
                 return result
@@ -181,6 +186,14 @@ class Database:
             cursor.execute("BEGIN IMMEDIATE")
         finally:
             cursor.execute(f"PRAGMA busy_timeout={self.options.busy_timeout_ms}")
+
+    def check_place(self) -> None:
+        """Raise `VolumeGone` if the file does not have its name any more: whatever is written is gone at the end.
+
+        Costs a stat, 1.5 us. SQLite itself does not look, and goes on with the file that it has open.
+        """
+        if self._file not in (None, _UNKNOWN) and _identity(self.path) not in (self._file, _UNKNOWN):
+            raise VolumeGone(f"{self.path} was removed or replaced while it was in use")
 
     def create(self) -> None:
         """Make the file if there is none, and put it into the journal mode that the options ask for."""
@@ -263,6 +276,7 @@ class Database:
     def _connect(self, mode: str, *pragmas: str) -> sqlite3.Cursor:
         if self._closed:
             raise Unavailable(f"{self.path} is closed")
+        self.check_place()
         if mode == "rw" and not os.path.exists(self.path):
             raise Absent(f"{self.path} does not exist")
         try:
@@ -273,9 +287,21 @@ class Database:
             cursor = connection.cursor()
             for pragma in pragmas:
                 cursor.execute(pragma).fetchall()
+            self._file = self._file or _identity(self.path)
             return cursor
         except sqlite3.Error as e:
             raise self.translate(e) from e
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Device and inode of the file of this name; None without one, `_UNKNOWN` where that cannot be seen."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return _UNKNOWN
+    return found.st_dev, found.st_ino
 
 
 def _access_advice(path: str) -> str:
