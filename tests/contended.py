@@ -7,18 +7,22 @@ has to itself (own_names).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from own_names import DIRECTORIES
+
+T = TypeVar("T")
 
 TARGETS = 4
 TOKENS = 6
@@ -52,11 +56,36 @@ def prepare(root: Path) -> None:
         (root / name).write_text("")
 
 
-class Contended:
-    """One worker's part in the fights below `roots`, which are several mounts of one directory."""
+def _read_sealed(path: Path) -> tuple[int, str]:
+    """The inode that was read (0: there was none to open, -1: it is gone since) and what is wrong with its content."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError as e:
+        return 0, str(e)
+    ino = -1
+    with open(fd, "rb") as file:
+        try:
+            ino = os.fstat(fd).st_ino
+            data = file.read()
+        except OSError as e:
+            return ino, str(e)
+    return ino, "" if is_sealed(data) else f"{len(data)} bytes, torn"
 
-    def __init__(self, roots: list[Path], worker: int, chance: random.Random) -> None:
+
+class Contended:
+    """One worker's part in the fights below `roots`, which are several mounts of one directory.
+
+    Through those that are also in `official`, of a client in Go, a name that is being replaced may seem to be missing:
+    it was looked up, and what it led to is gone when it is opened. `old` are as in OwnNames.
+    """
+
+    def __init__(
+        self, roots: Sequence[Path], worker: int, chance: random.Random,
+        official: tuple[Path, ...] = (), old: tuple[Path, ...] = (),
+    ) -> None:  # fmt: skip
         self.roots = roots
+        self.official = official
+        self.sound = [root for root in roots if root not in old]
         self.worker = worker
         self.random = chance
         self.count = 0
@@ -121,26 +150,32 @@ class Contended:
         root, number = self.root(), self.random.randrange(TARGETS)
         new = root / f"{self.random.choice(DIRECTORIES)}/new{self.worker}"
         new.write_bytes(sealed(self.fresh(), self.random.randbytes(int(self.random.random() ** 3 * 100_000))))
-        os.rename(new, root / f"d0/target{number}")
+        self.insist(root, lambda: os.rename(new, root / f"d0/target{number}"), there=True)
         return f"replace {root} target{number}"
+
+    def insist(self, root: Path, call: Callable[[], T], *, there: bool = False) -> T:
+        """Make a call. Official clients give up with EAGAIN when others change the same name, and a rename fails with
+        ENOENT if what it replaces is replaced meanwhile (`there`: that cannot be true).
+        """
+        while True:
+            try:
+                return call()
+            except OSError as e:
+                again = e.errno == errno.EAGAIN or (there and e.errno == errno.ENOENT)
+                if root not in self.official or not again:
+                    raise
 
     def look(self) -> str:
         """Such a name always exists and is whole. What was replaced while it was read may be gone, in JuiceFS."""
-        path = self.root() / f"d0/target{self.random.randrange(TARGETS)}"
+        root = self.root()
+        path = root / f"d0/target{self.random.randrange(TARGETS)}"
         for _ in range(100):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                ino = os.fstat(fd).st_ino
-                with os.fdopen(os.dup(fd), "rb") as file:
-                    data = file.read()
-                if is_sealed(data):
-                    return f"look {path}"
-                trouble = f"{path} (inode {ino}, {len(data)} bytes) is torn"
-            except OSError as e:
-                trouble = f"{path}: {e}"
-            finally:
-                os.close(fd)
-            assert os.stat(path).st_ino != ino, trouble
+            ino, trouble = _read_sealed(path)
+            if not trouble:
+                return f"look {path}"
+            if ino == 0 and root in self.official:
+                continue
+            assert ino and os.stat(path).st_ino != ino, f"{path} (inode {ino}): {trouble}"
         return f"look {path}: always replaced"
 
     # Moving
@@ -152,11 +187,12 @@ class Contended:
         prefix = f"token{number}."
         for name in os.listdir(root / directories[0]):
             if name.startswith(prefix):
+                source, target = root / directories[0] / name, root / directories[1] / f"{prefix}{self.fresh()}"
                 try:
-                    os.rename(root / directories[0] / name, root / directories[1] / f"{prefix}{self.fresh()}")
+                    self.insist(root, partial(os.rename, source, target))
                 except FileNotFoundError:
                     return f"move {name}: gone"
-                return f"move {root} {name} {directories}"
+                return f"move {source} {target}"
         return f"move token{number}: not here"
 
     # Creating
@@ -185,24 +221,29 @@ class Contended:
     def put_in_pool(self) -> str:
         path = self.root() / self.pool()
         try:
-            with path.open("xb") as file:
-                file.write(sealed(self.fresh(), b""))
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return f"put {path}: exists"
+        try:
+            os.write(fd, sealed(self.fresh(), b""))
+            os.close(fd)
+        except OSError as e:  # whoever has it open does not protect it from other clients, who may remove it already
+            assert e.errno in (errno.ENOENT, errno.ESTALE, errno.EBADF), f"put {path}: {e}"
         return f"put {path}"
 
     def take_from_pool(self) -> str:
-        path = self.root() / self.pool()
+        root = self.root()
+        path = root / self.pool()
         try:
-            path.unlink()
+            self.insist(root, path.unlink)
         except FileNotFoundError:
             return f"take {path}: gone"
         return f"take {path}"
 
     def rename_in_pool(self) -> str:
-        root, source, target = self.root(), self.pool(), self.pool()
+        root, source, target = self.random.choice(self.sound), self.pool(), self.pool()  # what is there may have links
         try:
-            os.rename(root / source, root / target)
+            self.insist(root, lambda: os.rename(root / source, root / target))
         except FileNotFoundError:
             return f"rename {root} {source}: gone"
         return f"rename {root} {source} {target}"
@@ -213,7 +254,7 @@ class Contended:
         if len(self.links) >= 20:
             return "link: enough"
         try:
-            os.link(root / source, root / target)
+            self.insist(root, lambda: os.link(root / source, root / target))
         except FileNotFoundError:
             return f"link {root} {source}: gone"
         self.links.add(target)
@@ -224,7 +265,7 @@ class Contended:
             return "unlink no link"
         root, name = self.root(), self.random.choice(sorted(self.links))
         assert os.stat(root / name).st_nlink >= 1
-        os.unlink(root / name)
+        self.insist(root, (root / name).unlink)
         self.links.discard(name)
         return f"unlink {root} {name}"
 
@@ -236,7 +277,7 @@ class Contended:
         directory = root / f"d3/empty{self.random.randrange(EMPTY)}"
         if self.random.random() < 0.3:
             try:
-                directory.rmdir()
+                self.insist(root, directory.rmdir)
             except OSError as e:  # FileNotFoundError, or not empty
                 return f"rmdir {directory}: {e.strerror}"
             return f"rmdir {directory}"

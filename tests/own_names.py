@@ -11,7 +11,7 @@ import errno
 import os
 import random
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,10 +40,16 @@ class Item:
 
 
 class OwnNames:
-    """One worker's names below `roots`, which are several mounts of one directory."""
+    """One worker's names below `roots`, which are several mounts of one directory.
 
-    def __init__(self, roots: list[Path], worker: int, chance: random.Random) -> None:
+    Those that are also in `old` are of JuiceFS 0.14, and its faults are walked around: a file that it shrinks shows its
+    old bytes when it grows again; a rename over one of several links destroys the data of the others, unlinking one of
+    them the xattrs; a directory that replaces another leaves the parent's link count too high.
+    """
+
+    def __init__(self, roots: Sequence[Path], worker: int, chance: random.Random, old: tuple[Path, ...] = ()) -> None:
         self.roots = roots
+        self.sound = [root for root in roots if root not in old]
         self.worker = worker
         self.random = chance
         self.items: dict[str, Item] = {}
@@ -57,7 +63,24 @@ class OwnNames:
 
     def at(self, name: str) -> Path:
         """The name below one of the mounts."""
-        return self.random.choice(self.roots) / name
+        return self.below(self.random.choice(self.roots), name)
+
+    def below(self, root: Path, name: str) -> Path:
+        """The name below that mount. A directory is shown to it first.
+
+        Linux notes only then that it is not where the mount last saw it, needs a lock that any rename holds for it, and
+        fails with ESTALE without (d_splice_alias; true of every network file system).
+        """
+        path = root / name
+        if name in self.items and self.items[name].kind == "dir":
+            for _ in range(1000):
+                try:
+                    os.lstat(path)
+                    break
+                except OSError as e:
+                    if e.errno != errno.ESTALE:
+                        raise
+        return path
 
     def a_name(self) -> str:
         """Some name of ours, there or not."""
@@ -134,10 +157,14 @@ class OwnNames:
         name = self.an_item("file")
         if name is None:
             return "truncate nothing"
-        item, path = self.items[name], self.at(name)
+        item, root = self.items[name], self.random.choice(self.roots)
+        path = root / name
         size = self.random.choice((0, self.random.randrange(_LARGEST), self.random.randrange(len(item.data) + 1)))
         if item.size == item.base + size:
             return "truncate to the same"
+        if size < len(item.data) and root not in self.sound:
+            for length in (size, len(item.data)):  # growing writes the zeros that shrinking should have
+                os.truncate(path, item.base + length)
         os.truncate(path, item.base + size)
         del item.data[size:]
         item.data.extend(bytes(size - len(item.data)))
@@ -148,7 +175,8 @@ class OwnNames:
         name = self.an_item("file", "symlink")
         if name is None:
             return "unlink nothing"
-        path = self.at(name)
+        bare = not self.items[name].xattrs or len(self.names_of(self.items[name])) == 1
+        path = self.random.choice(self.roots if bare else self.sound) / name
         path.unlink()
         del self.items[name]
         return f"unlink {path}"
@@ -158,12 +186,13 @@ class OwnNames:
         if name is None:
             return "rename nothing"
         there, replaced = self.items[name], self.items.get(target)
-        root = self.random.choice(self.roots)
-        path, wanted = root / name, 0
+        safe = replaced is None or (replaced.kind != "dir" and len(self.names_of(replaced)) == 1)
+        root = self.random.choice(self.roots if safe else self.sound)
+        path, place, wanted = self.below(root, name), self.below(root, target), 0
         if replaced is not None and replaced is not there and (replaced.kind == "dir") != (there.kind == "dir"):
             wanted = errno.EISDIR if replaced.kind == "dir" else errno.ENOTDIR
         try:
-            _rename(path, root / target)
+            os.rename(path, place)
         except OSError as e:
             assert e.errno == wanted, f"rename {path} {target}: {e}"
             return f"rename {path} {target}: refused"
@@ -296,20 +325,7 @@ class OwnNames:
         """Every name, through every mount."""
         for root in self.roots:
             for name in self.items:
-                self.compare(name, root / name)
-
-
-def _rename(source: Path, target: Path) -> None:
-    """rename(2). Linux refuses with ESTALE to move a directory that is not where it was when this mount last saw it: it
-    holds the lock by which it would note that, and must be shown before. True of every network file system.
-    """
-    try:
-        os.rename(source, target)
-    except OSError as e:
-        if e.errno != errno.ESTALE:
-            raise
-        os.path.lexists(source), os.path.lexists(target)
-        os.rename(source, target)
+                self.compare(name, self.below(root, name))
 
 
 def _read(fd: int, offset: int, most: int) -> bytes:

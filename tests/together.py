@@ -28,9 +28,13 @@ _GRACE_S = 60.0
 
 
 def work_together(
-    mounts: list[list[Path]], seconds: float, seed: int, *, leave_out: tuple[str, ...] = ()
-) -> Counter[str]:
-    """Let a worker for each list of mount points work; fail unless all is accounted for. What they did, by name."""
+    mounts: list[list[Path]], seconds: float, seed: int, *,
+    official: tuple[Path, ...] = (), old: tuple[Path, ...] = (), leave_out: tuple[str, ...] = (),
+) -> Counter[str]:  # fmt: skip
+    """Let a worker for each list of mount points work; fail unless all is accounted for. What they did, by name.
+
+    `official` are mounts by a client in Go (see Contended), `old` those of them by 0.14 (see OwnNames).
+    """
     place = mounts[0][0] / FOLDER
     place.mkdir()
     prepare(place)
@@ -39,6 +43,7 @@ def work_together(
     for number, roots in enumerate(mounts):
         command = [sys.executable, __file__, *map(str, roots), "--worker", str(number), "--seed", str(seed)]
         command += ["--end", str(end), *(f"--leave-out={name}" for name in leave_out)]
+        command += [*(f"--official={root}" for root in official), *(f"--old={root}" for root in old)]
         workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     told, failed = [], []
     for number, worker in enumerate(workers):
@@ -98,15 +103,17 @@ INTERNAL = (".accesslog", ".config", ".control", ".stats", ".trash")
 class Worker:
     """One process: actions picked at random until the time is over."""
 
-    def __init__(self, roots: list[Path], worker: int, seed: int, leave_out: list[str]) -> None:
-        chance = random.Random(seed * 1000 + worker)
-        self.random = chance
-        self.own = OwnNames(roots, worker, chance)
-        self.contended = Contended(roots, worker, chance)
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.random = chance = random.Random(options.seed * 1000 + options.worker)
+        roots, official, old = (
+            tuple(root / FOLDER for root in some) for some in (options.roots, options.official, options.old)
+        )
+        self.own = OwnNames(roots, options.worker, chance, old)
+        self.contended = Contended(roots, options.worker, chance, official, old)
         self.actions = [
             (action, weight)
             for action, weight in [*self.own.actions, *self.contended.actions]
-            if action.__name__ not in leave_out
+            if action.__name__ not in options.leave_out
         ]
         self.last: collections.deque[str] = collections.deque(maxlen=25)
         self.done: Counter[str] = Counter()
@@ -129,9 +136,11 @@ def main() -> None:
     parser.add_argument("--worker", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--end", type=float, required=True)
+    parser.add_argument("--official", type=Path, action="append", default=[])
+    parser.add_argument("--old", type=Path, action="append", default=[])
     parser.add_argument("--leave-out", action="append", default=[])
     options = parser.parse_args()
-    worker = Worker([root / FOLDER for root in options.roots], options.worker, options.seed, options.leave_out)
+    worker = Worker(options)
     try:
         print(json.dumps(worker.run(options.end)))
     except Exception:
