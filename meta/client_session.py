@@ -97,6 +97,9 @@ class SessionCalls(NameCalls):
             if name == b"..":
                 raise SettingError(f"subdir: {path.decode(errors='replace')} must not contain ..")
             entry = self.reader.entry(ino, name)
+            if entry is None and self.config.read_only:
+                shown = path.decode(errors="replace")
+                raise SettingError(f"subdir: {shown} does not exist; create it with a mount that may write")
             if entry is None:
                 ino = self._make_component(ino, name)
             elif entry.type == DIRECTORY:

@@ -181,6 +181,9 @@ def test_a_client_may_call_a_directory_its_root(engine: Engine) -> None:
     assert again.root == client.root
     with pytest.raises(SettingError, match="not a directory"):
         Client(engine, subdir="a/b/f")
+    assert Client(engine, subdir="/a/b", read_only=True).root == client.root
+    with pytest.raises(SettingError, match="subdir: /a/c does not exist; create it with a mount that may write"):
+        Client(engine, subdir="/a/c", read_only=True)
 
 
 def test_files_that_nobody_finished_deleting(engine: Engine) -> None:
