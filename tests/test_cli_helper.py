@@ -135,14 +135,18 @@ def test_options_reach_their_configurations() -> None:
     (("--cache-eviction", "fifo"), "unknown cache-eviction: fifo"),
     (("--cache-mode", "rw"), "Invalid cache-mode rw"),
     (("--cache-expire", "0.5"), "cache-expire should be at least 1 second"),
-    (("--root-squash", "0:0"), "--root-squash to root is refused"),
+    (("--root-squash", "0:0"), "--root-squash to root is refused, using 65534:65534"),
+    (("--put-timeout", "abc"), "Invalid duration value: abc for --put-timeout"),
+    (("--enable-cap",), "--enable-cap has no effect without --enable-xattr"),
+    (("--enable-selinux",), "--enable-selinux has no effect without --enable-xattr"),
     (("--cache-size", "0"), "cache-size is 0"),
 ])  # fmt: skip
 def test_odd_values_warn_and_are_replaced(
     words: tuple[str, ...], warning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.plan(given(*words), "/mnt/jfs", SETTING)
-    assert warning in caplog.text
+    (message,) = caplog.messages  # once
+    assert warning in message
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,11 @@ class Plan(NamedTuple):
 def plan(values: Values, mountpoint: str, setting: Setting) -> Plan:
     """Translate all options, with a warning or a Fatal for those that are wrong."""
     kernel = kernel_options(values)
+    store = store_config(values, setting)
     return Plan(
         meta_config(values, mountpoint),
-        store_config(values, setting),
-        vfs_config(values, mountpoint, setting, kernel),
+        store,
+        vfs_config(values, mountpoint, setting, kernel, store),
         session_config(values, setting, kernel),
         mount_options(values, setting, kernel),
     )
@@ -157,7 +158,14 @@ def limits(values: Values, setting: Setting) -> tuple[float, float]:
     return own[0] or setting.upload_limit, own[1] or setting.download_limit
 
 
-def vfs_config(values: Values, mountpoint: str, setting: Setting, kernel: KernelOptions) -> VFSConfig:
+def vfs_config(
+    values: Values, mountpoint: str, setting: Setting, kernel: KernelOptions, store: StoreConfig
+) -> VFSConfig:
+    """What the store has been told, too, is taken from there: each warning comes once."""
+    xattr = values.flag("enable-xattr") or setting.enable_acl
+    for name in ("enable-cap", "enable-selinux"):
+        if values.flag(name) and not xattr:
+            log.LOG.warning("--%s has no effect without --enable-xattr", name)
     return VFSConfig(
         attr_timeout_s=values.seconds("attr-cache"),
         entry_timeout_s=values.seconds("entry-cache"),
@@ -170,14 +178,14 @@ def vfs_config(values: Values, mountpoint: str, setting: Setting, kernel: Kernel
         all_squash=_squash(values, "all-squash"),
         non_default_permission=values.flag("non-default-permission"),
         umask=umask(values),
-        enable_xattr=values.flag("enable-xattr") or setting.enable_acl,
+        enable_xattr=xattr,
         enable_ioctl=values.flag("enable-ioctl"),
         enable_cap=values.flag("enable-cap"),
         enable_selinux=values.flag("enable-selinux"),
         writeback_cache=kernel.writeback_cache,
-        io_retries=values.number("io-retries"),
-        put_timeout_s=values.seconds("put-timeout"),
-        buffer_size=buffer_size(values),
+        io_retries=store.max_retries,
+        put_timeout_s=store.put_timeout_s,
+        buffer_size=store.buffer_size,
         max_readahead=max_readahead(values),
         version=VERSION,
         mount_point=printable(mountpoint),
@@ -287,17 +295,19 @@ def _squash(values: Values, name: str) -> tuple[int, int] | None:
 
     nobody = _or(_NOBODY, lambda: pwd.getpwnam("nobody").pw_uid)
     nogroup = _or(_NOBODY, lambda: grp.getgrnam("nogroup").gr_gid)
-    return _id(name, user, nobody), _id(name, group, nogroup)
+    ids = _id(name, user), _id(name, group)
+    squashed = ids[0] or nobody, ids[1] or nogroup
+    if 0 in ids:
+        log.LOG.warning("--%s to root is refused, using %d:%d", name, *squashed)
+    return squashed
 
 
-def _id(name: str, text: str, nobody: int) -> int:
+def _id(name: str, text: str) -> int | None:
+    """A number of `U:G`; None for an empty part."""
     if not text:
-        return nobody
+        return None
     if not text.isdigit() or int(text) >= 1 << 32:
         raise Fatal(f'invalid --{name}: "{text}" is not a user or group number; write uid:gid')
-    if int(text) == 0:
-        log.LOG.warning("--%s to root is refused, using %d", name, nobody)
-        return nobody
     return int(text)
 
 
