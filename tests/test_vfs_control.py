@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -195,6 +196,8 @@ def test_stats_text(client: Client) -> None:
     assert int(lines["juicefs_object_request_data_bytes_PUT"]) == 10
     assert float(lines["juicefs_fuse_ops_durations_seconds_create"]) > 0
     assert {"juicefs_memory", "juicefs_uptime", "juicefs_used_space", "juicefs_blockcache_hits"} <= set(lines)
+    kept = {each.name for each in dataclasses.fields(client.vfs.store.metrics) if each.type in ("int", "float")}
+    assert "blockcache_damaged" in kept and {f"juicefs_{name}" for name in kept} <= set(lines)
 
 
 def test_config_text(client: Client) -> None:
@@ -204,6 +207,7 @@ def test_config_text(client: Client) -> None:
     config = json.loads(text)
     assert list(config)[:5] == ["Meta", "Format", "Chunk", "Security", "Port"]
     assert config["Format"]["Name"] == "vol" and config["Pid"] == os.getpid() and config["UMask"] == 65535
+    assert config["BackupMeta"] == 0, "nothing is backed up"
     assert config["Meta"]["Sid"] > 0 and config["EntryTimeout"] == 1_000_000_000
     assert text.startswith('{\n "Meta": {\n  "Retries"')
 

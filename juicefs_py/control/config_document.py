@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from meta.client import MetaClient
 
 UMASK_UNSET = 65535
-DEFAULT_DOCUMENT = {"Port": {}, "BackupMeta": 3_600_000_000_000, "BackupSkipTrash": False}
+DEFAULT_DOCUMENT = {"Port": {}, "BackupMeta": 0, "BackupSkipTrash": False}
 
 
 def nanoseconds(seconds: float) -> int:

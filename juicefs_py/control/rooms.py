@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _COUNTERS = (
     "blockcache_hits", "blockcache_miss", "blockcache_hit_bytes", "blockcache_miss_bytes", "blockcache_writes",
-    "blockcache_write_bytes", "blockcache_drops", "blockcache_evicts", "staging_write_bytes",
-    "staging_block_delay_seconds", "staging_block_errors", "object_request_errors",
+    "blockcache_write_bytes", "blockcache_drops", "blockcache_evicts", "blockcache_damaged",
+    "staging_write_bytes", "staging_block_delay_seconds", "staging_block_errors", "object_request_errors",
 )  # fmt: skip
 _GAUGES = ("staging_blocks", "staging_block_bytes", "staging_writing_blocks", "object_request_uploading")
 
