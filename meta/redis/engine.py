@@ -27,7 +27,7 @@ from meta.redis.known import Known
 from meta.redis.link import Link, Lost
 from meta.redis.once import Once
 from meta.redis.reader import BATCH, RedisReader, batches, pairs
-from meta.redis.request import Word
+from meta.redis.request import Request, Word
 from meta.redis.scans import Scans
 from meta.redis.scripts import APPLY, GATE
 from meta.redis.server import examine, refuse_strangers
@@ -57,6 +57,7 @@ class RedisEngine:
         self._read_only = read_only
         self._busy = threading.local()
         self._totals: Totals = {}
+        self._handed_out: dict[str, int] = {}
         self._known = Known()
         self._endpoint = Endpoint(options, read_only)
         self._link = Link(self._endpoint)
@@ -142,18 +143,29 @@ class RedisEngine:
     # Counters and ids
 
     def allocate(self, counter: Literal["nextInode", "nextChunk"], count: int) -> range:
-        """Redis keeps the last number handed out. If an answer is lost, so are its numbers."""
+        """Redis keeps the last number handed out. If an answer is lost, so are its numbers.
+
+        A failover may take a counter back. What this client had before is never handed out by it again.
+        """
         self._about_to_write()
-        last = self._link.ask((b"INCRBY", self._keys.counter(counter), count))[0]
+        key, highest = self._keys.counter(counter), self._handed_out.get(counter, 0)
+        last: int = self._link.ask((b"INCRBY", key, count))[0]
+        if last - count < highest:
+            last = self._link.ask((b"INCRBY", key, highest - last + count))[0]
+        self._handed_out[counter] = last
         return range(last + 1 - count, last + 1)
 
     def increment(self, counter: str, delta: int = 1) -> int:
         self._about_to_write()
-        key = self._keys.counter(counter)
+        request = Request(self._keys)
+        request.admit()  # sessions and the trash, with which room can be made
+        request.command((b"INCRBY", self._keys.counter(counter), delta), answer=True)
+        answer = self._once.run((0, *request.words))
+        if isinstance(answer, list):
+            return int(answer[0])
         if counter.startswith("next") or counter.endswith("MaxId"):  # a number lost is no loss
-            return int(self._link.ask((b"INCRBY", key, delta))[0])
-        answer = self._once.run((0, b"R", 3, b"INCRBY", key, delta))
-        return int(answer[0]) if isinstance(answer, list) else self._reader.counter(counter)
+            return self.increment(counter, delta)
+        return self._reader.counter(counter)
 
     def gate(self, name: str, now: int, period: int) -> bool:
         self._about_to_write()

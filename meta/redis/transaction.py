@@ -23,7 +23,7 @@ from meta.redis.view import TOTALS, Totals
 from meta.slices import encode_delayed
 from meta.tkv.values import encode_entry
 from meta.transaction import Appended, Delayed, DeletedFile, DirStat, Owner, Quota, QuotaKind, SessionRecord
-from meta.types import Dirent
+from meta.types import TRASH, Dirent
 
 
 class RedisTransaction(ReadAhead):
@@ -34,6 +34,7 @@ class RedisTransaction(ReadAhead):
         self._appended: dict[bytes, list[Appended]] = {}
         self._commands: list[Command] = []
         self._merged: list[int] = []
+        self._needed = False  # even by a server without memory: heartbeats, and what removals wait for
 
     def _write(self, cell: Cell, value: bytes | None) -> None:
         self._cells[cell] = value
@@ -144,6 +145,7 @@ class RedisTransaction(ReadAhead):
             self._commands.append((b"SREM", self.keys.locked(sid), key))
 
     def put_session(self, record: SessionRecord) -> None:
+        self._needed = True
         self._sessions[record.sid] = record
         self._commands.append((b"ZADD", self.keys.sessions, record.expire, b"%d" % record.sid))
         self._commands.append((b"HSET", self.keys.session_infos, b"%d" % record.sid, record.info))
@@ -220,6 +222,8 @@ class RedisTransaction(ReadAhead):
         and one that has deleted something is let through, whole.
         """
         request = Request(self.keys)
+        if self._needed or any(isinstance(cell, int) and cell >= TRASH for cell in self._written):
+            request.admit()
         for cell in self._written:
             if self._cells[cell] is None:
                 request.delete(cell)
