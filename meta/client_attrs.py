@@ -35,6 +35,7 @@ class AttrCalls(ClientBase):
         if target is None:
             attr = self.getattr(ino)
             raise Refused(errno.EIO if attr.type == SYMLINK else errno.EINVAL)
+        self.touch_atime(ino)
         return target
 
     def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes:

@@ -6,6 +6,7 @@ Not an interface for others: see `meta.client`.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,15 +15,20 @@ from meta.compaction import Compactor
 from meta.config import MetaConfig, SliceStore
 from meta.deleter import Deleter
 from meta.engine import Engine
-from meta.errors import NotFormatted, Refused
+from meta.errors import MetaError, NotFormatted, Refused
 from meta.open_files import OpenFiles
 from meta.rules.context import Volume
 from meta.rules.quotas import QuotaTable
 from meta.rules.sessions import release_sustained
+from meta.rules.setattr import touch_atime
 from meta.rules.statfs import read_usage
 from meta.setting import Setting
 from meta.transaction import Transaction
-from meta.types import ROOT
+from meta.types import ROOT, TRASH
+
+log = logging.getLogger(__name__)
+
+_DAY_S = 86400
 
 T = TypeVar("T")
 
@@ -108,6 +114,31 @@ class ClientBase:
         if self.config.read_only:
             raise Refused(errno.EROFS)
         return self.vol.transact(body)
+
+    def touch_atime(self, ino: int, attr: Attr | None = None) -> None:
+        """Something of the inode was read: update its atime if the mount wants that, and it is due.
+
+        That it cannot be noted is no reason to refuse the reading.
+        """
+        mode = self.config.atime_mode
+        if mode == "noatime" or self.config.read_only or ino >= TRASH:
+            return
+        try:
+            attr = attr or self.reader.attr(ino)
+            if attr is None:
+                return
+            now = self.vol.now()
+            age = now[0] - attr.atime
+            if mode == "relatime":
+                atime = attr.atime, attr.atimensec
+                due = age > _DAY_S or atime < (attr.mtime, attr.mtimensec) or atime < (attr.ctime, attr.ctimensec)
+            else:
+                due = age > 1
+            if due:
+                self.vol.transact(lambda tx: touch_atime(tx, ino, now))
+                attr.atime, attr.atimensec = now
+        except MetaError as problem:
+            log.debug("access time of inode %d: %s", ino, problem)
 
     def _settle(self) -> None:
         orphans = self.files.settle()

@@ -13,12 +13,10 @@ from meta.errors import Refused
 from meta.rules.access import EXECUTE, READ, WRITE, require
 from meta.rules.content import fallocate, truncate, write_slice
 from meta.rules.copying import copy_file_range
-from meta.rules.setattr import touch_atime
 from meta.slices import Piece, resolve
 from meta.types import FLAG_APPEND, FLAG_IMMUTABLE, TRASH, Caller
 
 _FMODE_EXEC = 0x20
-_DAY_S = 86400
 _ACCESS = {os.O_RDONLY: READ, os.O_WRONLY: WRITE, os.O_RDWR: READ | WRITE}
 
 
@@ -115,22 +113,6 @@ class FileCalls(ClientBase):
         if self.config.read_only:
             raise Refused(errno.EROFS)
         return self.compactor.compact(ino, indx)
-
-    def touch_atime(self, ino: int, attr: Attr) -> None:
-        """Something of the inode was read: update its atime if the mount wants that, and it is due."""
-        mode = self.config.atime_mode
-        if mode == "noatime" or self.config.read_only:
-            return
-        now = self.vol.now()
-        age = now[0] - attr.atime
-        if mode == "relatime":
-            atime = attr.atime, attr.atimensec
-            due = age > _DAY_S or atime < (attr.mtime, attr.mtimensec) or atime < (attr.ctime, attr.ctimensec)
-        else:
-            due = age > 1
-        if due:
-            self.vol.transact(lambda tx: touch_atime(tx, ino, now))
-            attr.atime, attr.atimensec = now
 
     def _check_open(self, caller: Caller, attr: Attr, flags: int) -> None:
         """Who may open for what; flags of the inode bind everybody."""

@@ -39,7 +39,10 @@ class NameCalls(FileCalls):
         """Entries without "." and "..", from `cursor` on; with attributes if `plus`."""
         if ino == ROOT:
             ino = self.root
-        return lookup.list_dir(self.reader, self.vol, caller, ino, plus, cursor, limit)
+        page = lookup.list_dir(self.reader, self.vol, caller, ino, plus, cursor, limit)
+        if cursor is None:
+            self.touch_atime(ino)
+        return page
 
     def paths(self, ino: int) -> list[bytes]:
         """Every path that leads to an inode from the client's root."""

@@ -14,7 +14,7 @@ from clients import ENGINES, SHORT, Client, new_engine
 
 from meta.client import Changes, Exists
 from meta.engine import Engine
-from meta.errors import NotFormatted, Refused
+from meta.errors import NotFormatted, OutOfSpace, Refused
 from meta.open_files import OpenFiles
 from meta.slices import Piece
 from meta.types import (
@@ -25,6 +25,7 @@ from meta.types import (
     SET_FLAG,
     SET_MTIME,
     SUPERUSER,
+    SYMLINK,
 )
 
 
@@ -241,3 +242,39 @@ def test_atime(engine: Engine, mode: str, updates: int) -> None:
     assert (again.atime, again.atimensec) == (after.atime, after.atimensec)  # fresh enough for every mode
     client.close(ino)
     client.close_session()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(("mode", "updates"), [("noatime", 0), ("relatime", 1), ("strictatime", 1)])
+def test_atime_of_directories_and_symlinks(engine: Engine, mode: str, updates: int, read_only: bool) -> None:
+    writer = Client(engine)
+    link, _ = writer.mknod(SUPERUSER, ROOT, b"l", SYMLINK, 0o777, 0, target=b"there")
+    directory, _ = writer.mknod(SUPERUSER, ROOT, b"d", DIRECTORY, 0o755, 0)
+    client = Client(engine, atime_mode=mode, read_only=read_only)
+    for ino, read in (
+        (link, lambda: client.readlink(link)),
+        (directory, lambda: client.list_dir(SUPERUSER, directory, True)),
+        (ROOT, lambda: client.list_dir(SUPERUSER, ROOT, False)),
+    ):
+        before = writer.setattr(SUPERUSER, ino, Changes(0x10, atime=5))
+        read()
+        after = client.getattr(ino)
+        assert (after.atime > 5) == bool(updates and not read_only) and after.ctimensec == before.ctimensec
+        read()
+        again = client.getattr(ino)
+        assert (again.atime, again.atimensec) == (after.atime, after.atimensec)
+
+
+def test_an_access_time_that_cannot_be_noted_does_not_fail_the_reading(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(engine, atime_mode="strictatime")
+    ino = client.file(b"f")
+    client.setattr(SUPERUSER, ino, Changes(0x10, atime=5))
+    monkeypatch.setattr(client.vol, "transact", lambda body: raise_(OutOfSpace("full")))
+    client.open(SUPERUSER, ino, os.O_RDONLY)
+    assert [item.name for item in client.list_dir(SUPERUSER, ROOT, False).items] == [b"f"]
+
+
+def raise_(problem: Exception) -> None:
+    raise problem
