@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from juicefs_py.cli import log
@@ -21,6 +22,12 @@ def report(error: BaseException) -> None:
     log.fatal(explain(error), error.__traceback__)
 
 
+def words(error: OSError) -> str:
+    """What an error says: the system's texts in lower case, which scripts match, our own as they are."""
+    text = error.strerror or str(error)
+    return text.lower() if text == os.strerror(error.errno or 0) else text
+
+
 def explain(error: BaseException) -> str:
     """One line about an error, in words that say what failed."""
     if isinstance(error, (Fatal, UsageError)):
@@ -31,7 +38,6 @@ def explain(error: BaseException) -> str:
     if isinstance(error, (MetaError, StoreError)):
         return str(error)
     if isinstance(error, OSError):
-        text = (error.strerror or str(error)).lower()
-        return f"{error.filename}: {text}" if error.filename else text
+        return f"{error.filename}: {words(error)}" if error.filename else words(error)
     log.LOG.debug("unexpected error", exc_info=error)
     return f"internal error: {type(error).__name__}: {error}; run again with --verbose for details and report it"

@@ -16,6 +16,7 @@ from juicefs_py.cli.args import Command, Option, Values
 from juicefs_py.cli.control_client import INFO, LEGACY_INFO, open_control, strerror
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.cli.progress import Spinner
+from juicefs_py.cli.report import words
 from juicefs_py.cli.sizes import exact_bytes
 from juicefs_py.cli.values import integer
 
@@ -44,7 +45,7 @@ def _find(argument: str, by_inode: bool) -> tuple[int, str] | None:
     try:
         ino = os.lstat(path).st_ino
     except OSError as error:
-        log.LOG.error('lookup inode for "%s": %s', argument, (error.strerror or "").lower())
+        log.LOG.error('lookup inode for "%s": %s', argument, words(error))
         return None
     is_dir = os.path.isdir(path) and not os.path.islink(path)
     return ino, path if is_dir else os.path.dirname(path)
@@ -54,7 +55,7 @@ def _show(argument: str, ino: int, directory: str, values: Values) -> None:
     try:
         control = open_control(directory)
     except OSError as error:
-        log.LOG.error('Open control file for "%s": %s', argument, (error.strerror or "").lower())
+        log.LOG.error('Open control file for "%s": %s', argument, words(error))
         return
     recursive, raw, strict = values.flag("recursive"), values.flag("raw"), values.flag("strict")
     with control, Spinner("Scanned files", with_bytes=True, quiet=not recursive) as spinner:

@@ -10,6 +10,7 @@ from juicefs_py.cli.args import Command, Option, Values
 from juicefs_py.cli.control_client import RMR, open_control, strerror
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.cli.progress import Spinner
+from juicefs_py.cli.report import words
 
 _SKIP_TRASH = 1
 
@@ -35,7 +36,7 @@ def _remove(path: str, flags: int, threads: int, spinner: Spinner) -> None:
     try:
         control = open_control(parent)
     except OSError as error:
-        log.LOG.error('Open control file for "%s": %s', parent, (error.strerror or "").lower())
+        log.LOG.error('Open control file for "%s": %s', parent, words(error))
         return
     encoded = os.fsencode(name)
     body = struct.pack(f">QB{len(encoded)}sBB", parent_ino, len(encoded), encoded, flags, threads)

@@ -12,6 +12,7 @@ from juicefs_py.cli.args import Command, Option, Values
 from juicefs_py.cli.control_client import SUMMARY, open_control, strerror
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.cli.progress import Spinner
+from juicefs_py.cli.report import words
 from juicefs_py.cli.sizes import ibytes
 
 _MAX_DEPTH, _MAX_ENTRIES = 10, 100
@@ -27,7 +28,7 @@ def _run(values: Values) -> int:
         ino = os.stat(path).st_ino
         control = open_control(path if os.path.isdir(path) else os.path.dirname(path))
     except OSError as error:
-        raise Fatal(f"open controller: {path}: {(error.strerror or '').lower()}") from None
+        raise Fatal(f"open controller: {path}: {words(error)}") from None
     body = struct.pack(">QBBB", ino, depth, entries, values.flag("strict"))
     csv = values.flag("csv")
     with control, Spinner("Collecting stats", with_bytes=True, quiet=csv) as spinner:

@@ -21,6 +21,10 @@ def _run(values: Values) -> int:
     done = subprocess.run(_helper(values.flag("force"), mountpoint), capture_output=True, check=False)
     if done.returncode:
         said = os.fsdecode(done.stderr or done.stdout).strip()
+        from fuse.mountinfo import is_mounted
+
+        if not is_mounted(mountpoint):
+            said = f"{mountpoint} is not mounted ({said})"
         raise Fatal(said or f"umount {mountpoint} failed with code {done.returncode}")
     return 0
 
