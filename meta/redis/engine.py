@@ -27,7 +27,7 @@ from meta.redis.known import Known
 from meta.redis.link import Link, Lost
 from meta.redis.once import Once
 from meta.redis.reader import BATCH, RedisReader, batches, pairs
-from meta.redis.request import Request, Word
+from meta.redis.request import Request
 from meta.redis.scans import Scans
 from meta.redis.scripts import APPLY, GATE
 from meta.redis.server import examine, refuse_strangers
@@ -117,11 +117,7 @@ class RedisEngine:
             self._confirm(tx)
             return result
         conditions = tx.conditions()
-        words: list[Word] = [len(conditions)]
-        for condition in conditions:
-            words += condition.words
-        words += writes
-        answer = self._once.run(words)
+        answer = self._once.run((conditions.count, *conditions.words, *writes))
         if isinstance(answer, int):
             raise _Changed
         if answer is not None:
@@ -134,10 +130,8 @@ class RedisEngine:
             raise _Changed
         if tx.fetches > 1:
             conditions = tx.conditions()
-            words: list[Word] = [len(conditions)]
-            for condition in conditions:
-                words += condition.words
-            if isinstance(self._link.ask((b"EVAL", APPLY.source, 1, self._keys.setting, 0, *words))[0], int):
+            words = (0, conditions.count, *conditions.words)
+            if isinstance(self._link.ask((b"EVAL", APPLY.source, 1, self._keys.setting, *words))[0], int):
                 raise _Changed
 
     # Counters and ids

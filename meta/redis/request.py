@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from meta.redis import keys as k
 from meta.redis.keys import Keys
@@ -24,37 +24,44 @@ def is_directory(record: bytes) -> bool:
     return record[1] >> 4 == DIRECTORY
 
 
-class Condition(NamedTuple):
-    """Words of one condition, and the cell that it is about, if it is about one."""
+class Conditions:
+    """Conditions under construction: their `words`, and how many they are."""
 
-    words: tuple[Word, ...]
-    cell: Cell | None = None
+    __slots__ = ("_keys", "count", "words")
 
-    @classmethod
-    def of_cell(cls, keys: Keys, cell: Cell, value: bytes | None) -> Condition:
+    def __init__(self, keys: Keys) -> None:
+        self.words: list[Word] = []
+        self.count = 0
+        self._keys = keys
+
+    def cell(self, cell: Cell, value: bytes | None) -> None:
         """The cell has this value (None: does not exist). Of a directory's record: all but its times and links."""
+        self.count += 1
         if isinstance(cell, tuple):
-            return cls((b"E", *cell) if value is None else (b"F", *cell, value), cell)
-        key = keys.attr(cell) if isinstance(cell, int) else cell
+            self.words += (b"E", *cell) if value is None else (b"F", *cell, value)
+            return
+        key = self._keys.attr(cell) if isinstance(cell, int) else cell
         if value is None:
-            return cls((b"N", key), cell)
-        if isinstance(cell, int) and is_directory(value):
-            return cls((b"D", key, value[:11], value[51:]), cell)
-        return cls((b"S", key, value), cell)
+            self.words += (b"N", key)
+        elif isinstance(cell, int) and is_directory(value):
+            self.words += (b"D", key, value[:11], value[51:])
+        else:
+            self.words += (b"S", key, value)
 
-    @classmethod
-    def of_hash(cls, key: bytes, fields: Mapping[bytes, bytes]) -> Condition:
+    def hash(self, key: bytes, fields: Mapping[bytes, bytes]) -> None:
         """The hash has exactly these fields."""
-        return cls((b"H", key, len(fields), *[word for pair in fields.items() for word in pair]))
+        self.count += 1
+        self.words += (b"H", key, len(fields), *[word for pair in fields.items() for word in pair])
 
-    @classmethod
-    def of_list(cls, key: bytes, data: bytes) -> Condition:
+    def list(self, key: bytes, data: bytes) -> None:
         """The list's items, joined, are this."""
-        return cls((b"L", key, hashlib.sha1(data, usedforsecurity=False).hexdigest()))
+        self.count += 1
+        self.words += (b"L", key, hashlib.sha1(data, usedforsecurity=False).hexdigest())
 
-    @classmethod
-    def of_presence(cls, key: bytes, there: bool) -> Condition:
-        return cls((b"X" if there else b"N", key))
+    def presence(self, key: bytes, there: bool) -> None:
+        """The key exists, or does not."""
+        self.count += 1
+        self.words += (b"X" if there else b"N", key)
 
 
 class Request:

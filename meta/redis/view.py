@@ -14,7 +14,7 @@ from meta.redis.keys import Keys
 from meta.redis.known import UNKNOWN, Cell, Known
 from meta.redis.link import Command, Link
 from meta.redis.reader import RedisReader, joined, pairs
-from meta.redis.request import Condition
+from meta.redis.request import Conditions
 from meta.tkv.values import decode_entry
 from meta.transaction import Cursor, DirItem, DirPage, DirStat, Quota, QuotaKind, SessionRecord
 
@@ -188,10 +188,15 @@ class TransactionView(RedisReader):
                 (found.add if there else found.discard)(ino)
         return sorted(found)
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self) -> Conditions:
         """What must still be so when the writes are applied."""
-        found = [Condition.of_cell(self.keys, cell, value) for cell, value in self._found.items()]
-        found += [Condition.of_hash(key, hash) for key, hash in self._hashes.items()]
-        found += [Condition.of_list(key, data) for key, data in self._lists.items()]
-        found += [Condition.of_presence(key, there) for key, there in self._presence.items()]
-        return found
+        conditions = Conditions(self.keys)
+        for cell, value in self._found.items():
+            conditions.cell(cell, value)
+        for key, fields in self._hashes.items():
+            conditions.hash(key, fields)
+        for key, data in self._lists.items():
+            conditions.list(key, data)
+        for key, there in self._presence.items():
+            conditions.presence(key, there)
+        return conditions
