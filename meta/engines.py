@@ -26,8 +26,7 @@ def open_engine(url: str, read_only: bool = False) -> Engine:
 
     Raises `BadURL` for what no engine understands, `MetaError` for one that only official clients have, `Unavailable`.
     """
-    if "://" not in url:
-        url = "redis://" + url
+    url = with_scheme(url)
     scheme = url.partition("://")[0]
     module = _ENGINES.get(scheme)
     if module is None:
@@ -36,6 +35,16 @@ def open_engine(url: str, read_only: bool = False) -> Engine:
         raise BadURL(f"Invalid meta driver: {scheme}")
     opener: Callable[[str, bool], Engine] = import_module(module).open_url
     return opener(url, read_only)
+
+
+def with_scheme(url: str) -> str:
+    """A metadata URL in full: one without a scheme names a Redis server. `BadURL` for what can only be a file."""
+    if "://" in url:
+        return url
+    path = url.removeprefix("sqlite3:")
+    if path != url or path.startswith(("/", "./", "../", "~/")) or path.endswith(".db"):
+        raise BadURL(f"{mask_url(url)} is no metadata address; a SQLite database is named sqlite3://{mask_url(path)}")
+    return "redis://" + url
 
 
 def mask_url(url: str) -> str:

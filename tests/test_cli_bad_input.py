@@ -61,6 +61,9 @@ def objects(tmp_path: Path) -> list[str]:
     ("127.0.0.1:1/1", "Meta redis://127.0.0.1:1/1 is not available: cannot connect to Redis at 127.0.0.1:1"),
     ("tikv://pd/x", "metadata engine tikv is not supported yet"),
     ("sqlite3://", "expected sqlite3:// and the path of a file"),
+    ("/var/lib/x.db", "/var/lib/x.db is no metadata address; a SQLite database is named sqlite3:///var/lib/x.db"),
+    ("x.db", "a SQLite database is named sqlite3://x.db"),
+    ("sqlite3:/x", "a SQLite database is named sqlite3:///x"),
 ])  # fmt: skip
 @pytest.mark.parametrize("command", [("status",), ("config",), ("format", "name"), ("mount", "/tmp/no-such-mount")])
 def test_metadata_addresses(command: tuple[str, ...], address: str, message: str) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from juicefs_py.cli import log
 from juicefs_py.cli.errors import Fatal
 from meta.engine import Engine
-from meta.engines import mask_url, open_engine
+from meta.engines import mask_url, open_engine, with_scheme
 from meta.errors import BadURL, MetaError, NotFormatted, Unavailable
 from meta.setting import Setting
 
 
 def connect(url: str, *, read_only: bool = False) -> Engine:
     """The engine of a metadata address, which is logged without its password."""
-    if "://" not in url:
-        url = "redis://" + url
-    log.LOG.info("Meta address: %s", mask_url(url))
     try:
+        url = with_scheme(url)
+        log.LOG.info("Meta address: %s", mask_url(url))
         return open_engine(url, read_only)
     except (BadURL, Unavailable) as error:
         raise unavailable(url, error) from None

@@ -21,7 +21,7 @@ from juicefs_py.mount.prepare import prepare
 from juicefs_py.mount.readiness import timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
 from juicefs_py.mount.supervisor import Supervisor, Told
-from meta.engines import mask_url
+from meta.engines import mask_url, with_scheme
 from meta.setting import Setting
 
 _LOCAL_SCHEMES = ("sqlite3://", "badger://")
@@ -41,7 +41,7 @@ class Job(NamedTuple):
 def mount(values: Values) -> int:
     """Run `juicefs mount` with these options; the exit code of this process."""
     url, mountpoint = values.positionals
-    url = absolute_url(url if "://" in url else "redis://" + url)
+    url = absolute_url(with_scheme(url))
     check(values)
     setting = _try_out(url, values)
     plan(values, mountpoint, setting)
