@@ -29,6 +29,12 @@ def test_every_option_is_described(name: str) -> None:
         assert option.hidden or f"| `{spelling}" in text, f"{spelling} is missing in the section {name}"
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_only_format_takes_keys_from_the_environment(name: str) -> None:
+    texts = [section(name), *(option.help for option in app.load(name).options)]
+    assert any("env ACCESS_KEY" in text for text in texts) == (name == "format")
+
+
 def test_global_options_and_missing_commands_are_named() -> None:
     assert all(option.hidden or f"`--{option.name}" in section("Options of every command") for option in GLOBAL)
     assert set(re.findall(r"`(\w+)`", section("Not there yet"))) == set(LATER)

@@ -124,15 +124,18 @@ METRICS = (
 )  # fmt: skip
 
 
-def volume_storage(storage: str, bucket: str) -> tuple[Option, ...]:
-    """Where a volume keeps its objects (`format`, `config`)."""
+def volume_storage(storage: str, bucket: str, environment: bool) -> tuple[Option, ...]:
+    """Where a volume keeps its objects (`format`, `config`). `environment`: keys may come from there."""
     group = "DATA STORAGE"
+    access, secret, token = (
+        f" (env {name})" if environment else "" for name in ("ACCESS_KEY", "SECRET_KEY", "SESSION_TOKEN")
+    )
     return (
         Option(("storage",), "string", storage, "object storage type (e.g. file, s3, oss, cos)", group),
         Option(("bucket",), "string", bucket, "a bucket URL, or a directory (storage file)", group),
-        Option(("access-key",), "string", "", "access key for object storage (env ACCESS_KEY)", group),
-        Option(("secret-key",), "string", "", "secret key for object storage (env SECRET_KEY)", group),
-        Option(("session-token",), "string", "", "session token for object storage (env SESSION_TOKEN)", group),
+        Option(("access-key",), "string", "", "access key for object storage" + access, group),
+        Option(("secret-key",), "string", "", "secret key for object storage" + secret, group),
+        Option(("session-token",), "string", "", "session token for object storage" + token, group),
         Option(("storage-class",), "string", "", "the default storage class", group),
         Option(("tag",), "string", "", "the default tag (`key=value`) of objects", group),
     )

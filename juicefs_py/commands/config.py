@@ -241,7 +241,7 @@ COMMAND = Command(
     (
         Option(("yes", "y"), "bool", "", "automatically answer 'yes' to all prompts and run non-interactively"),
         Option(("force",), "bool", "", "skip sanity check and force update the configurations"),
-        *volume_storage("", ""),
+        *volume_storage("", "", environment=False),
         Option(("upload-limit",), "mbps", "", "volume-wide limit for upload in Mbps", "DATA STORAGE"),
         Option(("download-limit",), "mbps", "", "volume-wide limit for download in Mbps", "DATA STORAGE"),
         Option(("tier",), "int", "0", "the tier (0 to 3) that --storage-class and --tag define", "DATA STORAGE"),

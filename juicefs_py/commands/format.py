@@ -206,7 +206,7 @@ COMMAND = Command(
     (
         Option(("force",), "bool", "", "overwrite the settings of an existing volume"),
         Option(("no-update",), "bool", "", "do not touch an existing volume"),
-        *volume_storage("file", default_bucket()),
+        *volume_storage("file", default_bucket(), environment=True),
         Option(("block-size",), "size", "4M", "size of block in KiB", "DATA FORMAT", "K"),
         Option(("compress",), "string", "none", "compression algorithm: lz4, zstd or none", "DATA FORMAT"),
         Option(("encrypt-rsa-key",), "string", "", "`path` of an RSA private key (not supported yet)", "DATA FORMAT"),
