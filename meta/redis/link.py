@@ -128,8 +128,8 @@ class Link:
                 else:
                     return answers
                 if any(isinstance(answer, NoScriptError) for answer in answers):
-                    self.exchange([(b"SCRIPT", b"LOAD", script.source) for script in READING])
-                    answers = self.exchange(commands)
+                    loads = [(b"SCRIPT", b"LOAD", script.source) for script in READING]
+                    answers = self.exchange([*loads, *commands])[len(loads) :]
                 return [self.checked(answer) for answer in answers]
             except (Lost, NotNow) as e:
                 patience = patience or Patience(self.endpoint.deadline_s)
@@ -147,6 +147,8 @@ class Link:
         if not isinstance(answer, RedisError):
             return answer
         text = str(answer)
+        if isinstance(answer, NoScriptError):  # flushed again just now
+            raise NotNow(f"{self.endpoint}: {text}")
         if _is_passing(answer):
             self.forget()
             self.endpoint.refresh()
