@@ -384,8 +384,10 @@ def test_a_mount_that_fails_in_the_background_is_told_at_once(background: Backgr
     done = background.start("-o", "no_such_option_of_the_kernel")
     assert done.returncode == 1
     assert time.monotonic() - started < 8
+    reason = f"fuse: cannot mount fuse.juicefs on {background.path}: Invalid argument"
+    assert f"<FATAL>: The mount process ended before it was ready: {reason}" in done.stderr
     assert f'please check the log ("{background.log}") or re-mount in foreground' in done.stderr
-    assert "<FATAL>: fuse: cannot mount" in background.read_log()
+    assert f"<FATAL>: {reason}" in background.read_log()
     assert fuse_device(background.path) is None
     assert json.loads(juicefs("status", background.volume.url).stdout)["Sessions"] == []
 

@@ -11,8 +11,7 @@ from juicefs_py.cli.errors import Fatal, UsageError
 
 def report(error: BaseException) -> None:
     """Print the FATAL line of an error."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]  # a nursery wraps what went wrong inside of it
+    error = innermost(error)
     if not log.LOG.hasHandlers():
         log.set_up()
     try:
@@ -28,8 +27,16 @@ def words(error: OSError) -> str:
     return text.lower() if text == os.strerror(error.errno or 0) else text
 
 
+def innermost(error: BaseException) -> BaseException:
+    """What went wrong: a nursery wraps it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 def explain(error: BaseException) -> str:
     """One line about an error, in words that say what failed."""
+    error = innermost(error)
     if isinstance(error, (Fatal, UsageError)):
         return str(error)
     from chunkstore.errors import StoreError

@@ -15,6 +15,10 @@ from juicefs_py.mount.process import flush_streams
 
 _POLL_S = 0.02
 _DOT_S = 0.5
+_MOST_SAID = 4096  # what a pipe takes at once
+
+SERVES, FAILED = b"1", b"!"
+"""First byte of what the serving process says."""
 
 
 class Look(NamedTuple):
@@ -71,7 +75,8 @@ def timeout_s() -> float:
 def wait_until_ready(path: str, status: int, limit_s: float) -> str:
     """Wait for the serving process: "" once the mount answers with inode 1, otherwise what went wrong.
 
-    `status` is a pipe on which the serving process writes a byte when it serves, and which closes when it is gone.
+    `status` is a pipe on which the serving process says that it serves, or why it cannot, and which closes when it is
+    gone.
     """
     end = time.monotonic() + limit_s
     next_dot = time.monotonic() + _DOT_S
@@ -79,9 +84,11 @@ def wait_until_ready(path: str, status: int, limit_s: float) -> str:
     serving = False
     while time.monotonic() < end:
         if not serving and select.select([status], [], [], _POLL_S)[0]:
-            serving = bool(os.read(status, 1))
+            said = os.read(status, _MOST_SAID)
+            serving = said.startswith(SERVES)
             if not serving:
-                return _ended(dots, "The mount process ended before it was ready")
+                reason = f": {said[1:].decode(errors='replace')}" if said else ""
+                return _ended(dots, f"The mount process ended before it was ready{reason}")
         if serving:
             if path.startswith("/dev/fd/") or look(path, end - time.monotonic()).ino == 1:
                 return _ended(dots, "")
@@ -90,6 +97,14 @@ def wait_until_ready(path: str, status: int, limit_s: float) -> str:
             print(".", end="", flush=True)
             dots, next_dot = True, next_dot + _DOT_S
     return _ended(dots, f"The mount point is not ready in {limit_s:.0f} seconds")
+
+
+def tell_caller(status: int, what: bytes) -> None:
+    """Write `SERVES`, or `FAILED` and the reason, on the pipe to the caller."""
+    try:
+        os.write(status, what[:_MOST_SAID])
+    except BrokenPipeError:
+        pass  # gone: it has been told by a predecessor of this process, or has given up waiting
 
 
 def _ended(dots: bool, problem: str) -> str:

@@ -26,6 +26,7 @@ from juicefs_py.cli.errors import Fatal
 from juicefs_py.errors import errno_of
 from juicefs_py.mount import metrics, process, settings
 from juicefs_py.mount.prepare import lazy_umount
+from juicefs_py.mount.readiness import SERVES, tell_caller
 from juicefs_py.mount.supervisor import UNMOUNT_AND_STOP, Told
 from juicefs_py.vfs_config import VFSConfig
 from juicefs_py.volume import OpenVolume, open_volume
@@ -145,15 +146,9 @@ class Server:
             await trio.sleep(_LOOK_EVERY_S)
         self._told.serves()
         if self.job.background:
-            self._tell_caller()
+            tell_caller(self.job.status, SERVES)
         else:
             log.LOG.info('\x1b[92mOK\x1b[0m, %s is ready at "%s"', volume.setting.name, self.job.mountpoint)
-
-    def _tell_caller(self) -> None:
-        try:
-            os.write(self.job.status, b"1")
-        except BrokenPipeError:
-            pass  # gone: it has been told by a predecessor of this process, or has given up waiting
 
     async def _signals(
         self, nursery: trio.Nursery, session: Session, volume: OpenVolume, *,

@@ -15,10 +15,11 @@ from juicefs_py.cli import log
 from juicefs_py.cli.args import Values
 from juicefs_py.cli.connect import connect, load_setting
 from juicefs_py.cli.errors import Fatal
+from juicefs_py.cli.report import explain
 from juicefs_py.mount import process
 from juicefs_py.mount.daemon import detach
 from juicefs_py.mount.prepare import prepare
-from juicefs_py.mount.readiness import timeout_s, wait_until_ready
+from juicefs_py.mount.readiness import FAILED, tell_caller, timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
 from juicefs_py.mount.supervisor import Supervisor, Told
 from meta.engines import mask_url, with_scheme
@@ -35,7 +36,7 @@ class Job(NamedTuple):
     values: Values
     bucket: str  # this client's own; empty: the setting's
     background: bool
-    status: int  # pipe on which the serving process tells a waiting caller that it serves; -1 without one
+    status: int  # pipe to a waiting caller (`readiness`); -1 without one
 
 
 def mount(values: Values) -> int:
@@ -133,7 +134,12 @@ def _serve(job: Job, told: Told) -> int:
     """In the serving process: what only it needs is imported here, so that the supervisor stays small."""
     from juicefs_py.mount.serve import serve
 
-    return serve(job, told)
+    try:
+        return serve(job, told)
+    except BaseException as error:
+        if job.background:
+            tell_caller(job.status, FAILED + explain(error).encode(errors="replace"))
+        raise
 
 
 def _title(values: Values, shown: tuple[str, str]) -> list[str]:
