@@ -5,14 +5,17 @@ Also the other questions that `format` has about a storage: is it empty, and wha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import string
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from chunkstore.bucket import Bucket
 from chunkstore.buckets import open_bucket, with_prefix
+from chunkstore.buckets.prefix import PrefixBucket
 from chunkstore.errors import Damaged, Denied, NotFound, StoreError
 from juicefs_py.cli import log
 from juicefs_py.cli.errors import Fatal
@@ -118,6 +121,31 @@ def absolute_bucket(storage: str, bucket: str) -> str:
     if storage == "file":
         return os.path.abspath(os.path.expanduser(bucket.removeprefix("file://"))).rstrip("/") + "/"
     return os.path.abspath(bucket) if storage == "sqlite3" else bucket
+
+
+@contextlib.contextmanager
+def nothing_left_of_a_failure(bucket: Bucket) -> Iterator[None]:
+    """Take back the directories that were made for a volume, if what is done inside fails. Only empty ones go."""
+    whole = bucket.inner if isinstance(bucket, PrefixBucket) else bucket
+    made = [each for each in (bucket, whole) if not _is_there(each)]
+    try:
+        yield
+    except BaseException:
+        for each in made:
+            for key in (_FOLDER, ""):
+                with contextlib.suppress(StoreError):
+                    each.delete(key)
+        raise
+
+
+def _is_there(bucket: Bucket) -> bool:
+    try:
+        bucket.head("")
+    except NotFound:
+        return False
+    except StoreError:
+        pass  # who knows
+    return True
 
 
 def overridden(setting: Setting, storage: str, bucket: str) -> Setting:

@@ -180,6 +180,19 @@ def test_a_bucket_that_holds_something_else_is_not_used(url: str, tmp_path: Path
     assert other.read_text() == "precious"
 
 
+def test_a_format_that_fails_leaves_no_directories(tmp_path: Path) -> None:
+    def attempt() -> list[str]:
+        nowhere = f"sqlite3://{tmp_path}/missing/meta.db"
+        assert "its directory does not exist" in refused("format", nowhere, "myjfs", "--bucket", f"{tmp_path}/data")
+        return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+
+    assert attempt() == []
+    (tmp_path / "data").mkdir()
+    assert attempt() == ["data"]
+    (tmp_path / "data" / "myjfs").mkdir()
+    assert attempt() == ["data", "data/myjfs"]
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (("other",), "format: update format: cannot update volume name from myjfs to other"),
     (("myjfs", "--block-size", "1M"), "cannot update block size from 4096 to 1024"),

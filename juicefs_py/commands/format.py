@@ -80,16 +80,17 @@ def _create(engine: Any, values: Values, name: str) -> None:
     bucket = storage_check.volume_bucket(setting)
     log.LOG.info("Data use %s", bucket.describe())
     checked = not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE")
-    if checked:
-        storage_check.check_storage(bucket)
-        storage_check.refuse_used(bucket)
-        storage_check.mark(bucket, setting.uuid)
-    try:
-        stored = init_volume(engine, setting.encrypted())
-    except BaseException:
+    with storage_check.nothing_left_of_a_failure(bucket):
         if checked:
-            storage_check.unmark(bucket)
-        raise
+            storage_check.check_storage(bucket)
+            storage_check.refuse_used(bucket)
+            storage_check.mark(bucket, setting.uuid)
+        try:
+            stored = init_volume(engine, setting.encrypted())
+        except BaseException:
+            if checked:
+                storage_check.unmark(bucket)
+            raise
     _tell(stored)
 
 
