@@ -301,7 +301,7 @@ def test_a_file_that_is_removed_or_replaced_in_use_takes_no_more_writes(
                 other.rename(path)
             case "its directory moved":
                 path.parent.rename(tmp_path / "e")
-        for call in (lambda: engine.increment("nextSession"), engine.reader.setting):
+        for call in (lambda: engine.increment("nextSession"), engine.reader.setting, engine.sync):
             with pytest.raises(VolumeGone, match="was removed or replaced while it was in use"):
                 call()
     if how == "replaced":

@@ -212,6 +212,7 @@ class Database:
         That file carries no locks. The database file does: closing any descriptor of it would drop all POSIX locks that
         SQLite holds on it for this process, so it must never be opened here.
         """
+        self.check_place()
         try:
             fd = os.open(self.path + "-wal", os.O_RDONLY)
         except FileNotFoundError:  # nothing written yet, or another journal mode, which flushes at each commit
