@@ -125,12 +125,9 @@ class Listing:
         return self._append(record, name)
 
     def _append(self, record: bytes, name: bytes) -> bool:
-        padding = _PADDING[len(name) & 7]
-        length = len(record) + len(name) + len(padding)
-        if length > self._room:
+        whole = b"".join((record, name, _PADDING[len(name) & 7]))
+        if len(whole) > self._room:
             return False
-        self._room -= length
-        self.payload += record
-        self.payload += name
-        self.payload += padding
+        self._room -= len(whole)
+        self.payload += whole
         return True

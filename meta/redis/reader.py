@@ -136,16 +136,16 @@ class RedisReader:
         entries = self.keys.entries(ino)
         if not plus:
             after, flat = self.link.ask((b"HSCAN", entries, at, b"COUNT", count))[0]
-            for name, data in pairs(flat).items():
-                entry = decode_entry(data)
-                items[name] = DirItem(name, entry.ino, entry.type, None)
+            for name, data in zip(flat[::2], flat[1::2], strict=True):
+                kind, ino = decode_entry(data)
+                items[name] = DirItem(name, ino, kind, None)
             return int(after)
         after, flat, records = self.link.ask(call(PAGE, entries, self.keys.prefix, at, count))[0]
         for name, data, record in zip(flat[::2], flat[1::2], records, strict=True):
-            entry = decode_entry(data)
+            kind, ino = decode_entry(data)
             if record == TOLD_APART:
-                record = self.record(entry.ino)
-            items[name] = DirItem(name, entry.ino, entry.type, None if record is None else Attr.decode(record))
+                record = self.record(ino)
+            items[name] = DirItem(name, ino, kind, None if record is None else Attr.decode(record))
         return int(after)
 
     def parents(self, ino: int) -> dict[int, int]:

@@ -61,7 +61,9 @@ def encode_entry(entry: Dirent) -> bytes:
 
 
 def decode_entry(data: bytes) -> Dirent:
-    return Dirent._make(_unpack(_ENTRY, data, "directory entry"))
+    if len(data) != _ENTRY.size:
+        raise Corrupt(f"directory entry of {len(data)} bytes, expected {_ENTRY.size}")
+    return Dirent(*_ENTRY.unpack(data))
 
 
 def encode_dir_stat(stat: DirStat) -> bytes:
