@@ -21,6 +21,16 @@ from meta.rules.format import init_volume
 from meta.setting import Setting
 from meta.types import DIRECTORY, ROOT, SUPERUSER
 
+_opened: list[Client] = []
+
+
+def end_clients() -> None:
+    """Let no thread of a client wait for a server that its test has ended. For the end of every test."""
+    for client in _opened:
+        client.engine._endpoint.deadline_s = 0  # type: ignore[attr-defined]
+        client.engine.close()
+    _opened.clear()
+
 
 def client_at(url: str, deadline_s: float = 60, config: dict[str, Any] | None = None, **setting: Any) -> Client:
     """A client of the volume at `url`, which is made if a setting is given."""
@@ -30,7 +40,9 @@ def client_at(url: str, deadline_s: float = 60, config: dict[str, Any] | None = 
     if setting:
         engine.prepare()
         init_volume(engine, Setting(**{"name": "test", "uuid": "5a1ade", "trash_days": 0, **setting}))
-    return Client(engine, **(config or {}))
+    client = Client(engine, **(config or {}))
+    _opened.append(client)
+    return client
 
 
 class Worker(threading.Thread):

@@ -18,12 +18,18 @@ import pytest
 from clients import Client, check_sound
 from proxy import Proxy
 from redis_server import RedisServer, wait_until
-from redis_work import Work, client_at
+from redis_work import Work, client_at, end_clients
 
 from meta.errors import EngineError, OutcomeUnknown, OutOfSpace, Unavailable
 from meta.redis.link import Link
 from meta.rules.check import check
 from meta.types import DIRECTORY, ROOT, SUPERUSER
+
+
+@pytest.fixture(autouse=True)
+def nobody_stays() -> Iterator[None]:
+    yield
+    end_clients()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Not exchanges (link). Discovery, TLS and authentication are redis-py's. What is 
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any, Final
 
@@ -17,8 +18,11 @@ from redis.sentinel import Sentinel
 from meta.errors import Unavailable
 from meta.redis.url import Options
 
-_CONNECT_TIMEOUT_S: Final = 5.0
+_CONNECT_TIMEOUT_S: Final = 5.0  # for each step until a connection is ready
 _DEADLINE_S: Final = 30.0  # how long an operation waits for a server that cannot be reached or does not work
+
+MAY_BLOCK: Final = hasattr(AbstractConnection, "update_current_socket_timeout")
+"""Whether sockets can be made to block once they are connected. Else (redis-py before 7) every call costs a poll(2)."""
 
 
 class Endpoint:
@@ -45,7 +49,7 @@ class Endpoint:
         options = self.options
         common: dict[str, Any] = {
             "db": 0 if self.clustered or probing else options.db,
-            "socket_timeout": None,  # the link looks after that
+            "socket_timeout": _CONNECT_TIMEOUT_S if MAY_BLOCK else options.read_timeout_s,
             "socket_connect_timeout": _CONNECT_TIMEOUT_S,
             "protocol": 2,
             "client_name": "juicefs_py",
@@ -68,10 +72,10 @@ class Endpoint:
                 "; the server's certificate is not trusted here: name the authority that has signed it with"
                 " ?tls-ca-cert-file=FILE, and the server as the certificate does"
             )
-        if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
-            return "; the server does not seem to speak TLS: use redis:// instead of rediss://"
-        if "certificate required" in text.lower() or "handshake failure" in text.lower():
-            return "; the server wants a certificate of the client: ?tls-cert-file=FILE&tls-key-file=FILE"
+        if self.options.tls and re.search("WRONG_VERSION|record layer failure|(?i:time(d )?out)", text):
+            return "; does the server speak TLS? If not, write redis:// instead of rediss://"
+        if self.options.tls and re.search("(?i)certificate required|handshake failure|EOF occurred", text):
+            return "; does the server want a certificate of the client? ?tls-cert-file=FILE&tls-key-file=FILE"
         if not self.options.tls and ("reset by peer" in text or "closed by server" in text):
             return "; if the server speaks TLS, write rediss:// instead of redis://"
         return ""

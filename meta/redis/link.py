@@ -41,7 +41,7 @@ from redis.exceptions import (
 )
 
 from meta.errors import Corrupt, EngineError, OutOfSpace, Unavailable
-from meta.redis.endpoint import Endpoint
+from meta.redis.endpoint import MAY_BLOCK, Endpoint
 from meta.redis.scripts import READING, Script
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ class Link:
         except Exception as e:  # whatever a connection makes of being disconnected by the overseer: the answer is lost
             connection.disconnect()
             self.forget()
+            self.endpoint.refresh()  # it may not be the master any more
             raise Lost(f"connection to {self.endpoint} lost: {e}") from e
         except BaseException:
             connection.disconnect()
@@ -193,12 +194,10 @@ class Link:
             raise Unavailable(f"{self.endpoint}: closed")
         try:
             connection = self.endpoint.connection(probing=probing)
-            self._oversee()
-            self._waiting[connection] = monotonic()
-            try:
-                connection.connect()
-            finally:
-                self._waiting.pop(connection, None)
+            connection.connect()
+            if MAY_BLOCK:
+                connection.update_current_socket_timeout(None)
+                self._oversee()
             return connection
         except (AuthenticationError, AuthorizationError) as e:
             raise Unavailable(f"{self.endpoint} refuses the user or the password: {e}") from e
