@@ -148,16 +148,18 @@ class Work:
         """Nobody has failed, all that was done is there, once, and the volume is whole."""
         self.check_alive()
         witness = witness or self.clients[0]
+        ours = tuple(worker.name.encode() + b"-" for worker in self.workers)
         found = {item.name: item.attr for item in witness.list_dir(SUPERUSER, ROOT, plus=True).items}
         wanted: dict[bytes, int] = {}
         for worker in self.workers:
             wanted |= worker.files
             wanted |= dict.fromkeys(worker.directories, 4096)
-        lengths = {name: attr.length for name, attr in found.items() if attr is not None}
-        assert lengths == wanted
+        lengths = {name: attr.length for name, attr in found.items() if attr is not None and name.startswith(ours)}
+        assert lengths == wanted, f"there is {lengths.items() - wanted.items()}, not {wanted.items() - lengths.items()}"
         for client in self.clients:
             assert client.deleter.drain(60)
-        assert check(witness.engine) == []
+        problems = check(witness.engine)
+        assert not problems, problems
 
 
 def eventually(action: Any, timeout_s: float = 30) -> Any:

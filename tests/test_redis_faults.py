@@ -17,10 +17,10 @@ from fcntl import F_UNLCK, F_WRLCK
 import pytest
 from clients import Client, check_sound
 from proxy import Proxy
-from redis_server import RedisServer, wait_until
+from redis_server import RedisServer, replica_of, wait_until
 from redis_work import Work, client_at, end_clients
 
-from meta.errors import EngineError, OutcomeUnknown, OutOfSpace, Unavailable
+from meta.errors import EngineError, OutcomeUnknown, OutOfSpace, Refused, Unavailable
 from meta.redis.link import Link
 from meta.rules.check import check
 from meta.types import DIRECTORY, ROOT, SUPERUSER
@@ -382,6 +382,36 @@ def test_links_of_a_directory_that_two_clients_change(server: RedisServer, clien
         assert client.reader.attr(ROOT).nlink == 6 - n  # type: ignore[union-attr]
     assert check(client.engine) == []
     second.shutdown()
+
+
+def test_a_failover_that_loses_changes(server: RedisServer, proxy: Proxy) -> None:
+    """The server that takes over was behind: what it never had is gone, the rest is whole, no number comes again."""
+    client = client_at(server.url(1, port=proxy.port), name="test")
+    kept = client.file(b"kept")
+    behind = replica_of(server)
+    behind.ask("REPLICAOF", "NO", "ONE")
+    lost = [client.file(b"lost%d" % n) for n in range(5)]
+    lost_directory, _ = client.mknod(SUPERUSER, ROOT, b"lost", DIRECTORY, 0o755, 0)
+    client.write(kept, 0, 10)
+    numbers = [client.engine.allocate(counter, 5000) for counter in ("nextInode", "nextChunk")]
+    proxy.target = behind.port
+    proxy.cut()
+    assert [item.name for item in client.list_dir(SUPERUSER, ROOT, False).items] == [b"kept"]
+    assert client.reader.chunk(kept, 0) == b""
+    for gone in (
+        lambda: client.unlink(SUPERUSER, ROOT, b"lost0"),
+        lambda: client.file(b"f", lost_directory),
+        lambda: client.write(lost[1], 0, 10),
+    ):
+        with pytest.raises(Refused, check=lambda e: e.errno == errno.ENOENT):
+            gone()
+    for counter, had in zip(("nextInode", "nextChunk"), numbers, strict=True):
+        assert client.engine.allocate(counter, 10).start >= had.stop  # type: ignore[arg-type]
+    assert client.file(b"lost0") not in lost
+    assert check(client.engine) == []
+    client.refresh_session()
+    client.shutdown()
+    behind.close()
 
 
 def test_numbers_are_not_given_twice_after_a_loss(server: RedisServer, client: Client) -> None:

@@ -49,7 +49,9 @@ log = logging.getLogger(__name__)
 Command = tuple[Any, ...]  # bytes, str and int
 
 _PASSING: Final = (BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError, AskError)  # MOVED is an ASK
-_PASSING_WORDS: Final = re.compile(r"^(BUSY|NOREPLICAS|MASTERDOWN) |-(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN) ")
+_PASSING_WORDS: Final = re.compile(
+    r"^(BUSY|NOREPLICAS|MASTERDOWN) |-(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN) |attempted to access a non local key"
+)
 """Answers that mean: not now, or not here. Nothing was done. Old servers quote what stopped a script behind a dash."""
 _MAX_IDLE: Final = 64
 _FIRST_PAUSE_S: Final = 0.02

@@ -12,7 +12,7 @@ There are as many tickets as there are threads that write at one time. They expi
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from meta.errors import EngineError, OutcomeUnknown
@@ -42,10 +42,12 @@ class Once:
         Tried until the deadline. `Unavailable` and the like: nothing was done. `OutcomeUnknown`.
         """
         patience: Patience | None = None
+        declared = self._declared(words)
         while True:
             ticket = self._take()
             try:
-                answer = self._link.run_script(APPLY, (self._keys.setting, ticket.key), (ticket.number, *words))
+                keys = (self._keys.setting, ticket.key, *declared)
+                answer = self._link.run_script(APPLY, keys, (ticket.number, *words))
             except (Lost, NotNow) as e:
                 patience = patience or Patience(self._link.endpoint.deadline_s)
                 if isinstance(e, NotNow):
@@ -55,6 +57,17 @@ class Once:
             else:
                 self._free.append(ticket._replace(number=ticket.number + 1))
                 return answer  # type: ignore[no-any-return]
+
+    def _declared(self, words: Sequence[Word]) -> Iterable[bytes]:
+        """All keys of a request, for a cluster: while their slot moves to another node, some are here and some there.
+
+        The node then refuses the request, instead of breaking it off where it comes to the first key that is not here.
+        What begins with the prefix but is no key does no harm.
+        """
+        prefix = self._keys.prefix
+        if not prefix:
+            return ()
+        return dict.fromkeys(word for word in words if isinstance(word, bytes) and word.startswith(prefix))
 
     def _take(self) -> _Ticket:
         pid = os.getpid()

@@ -155,7 +155,8 @@ class RedisTransaction(ReadAhead):
         member = b"%d" % sid
         self._commands.append((b"ZREM", self.keys.sessions, member))
         self._commands.append((b"HDEL", self.keys.session_infos, member))
-        self._commands.append((b"ZREM", b"sessions", member))  # where old clients have theirs; never with a prefix
+        if not self.keys.prefix:  # in a cluster, another node's; old clients could not use those anyway
+            self._commands.append((b"ZREM", b"sessions", member))  # where old clients have theirs
 
     def put_sustained(self, sid: int, ino: int) -> None:
         self._sustained[sid, ino] = True
