@@ -9,12 +9,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import mounts
 import pytest
+from go_client import GoMount
 from mounts import Mount, Volume
 from needs import need_fuse
 
@@ -138,12 +139,12 @@ def place(shared_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
             mount.check_log()
 
 
-def end_all(made: list[Mount]) -> None:
+def end_all(made: Iterable[Mount | GoMount]) -> None:
     """Stop what still runs; raise the first complaint when all have ended."""
     complaint: BaseException | None = None
     for mount in made:
         try:
-            if mount in mounts.live:
+            if not isinstance(mount, Mount) or mount in mounts.live:
                 mount.stop()
             else:
                 mount.check_log()

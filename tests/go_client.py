@@ -6,8 +6,10 @@ Not what is compared. Its log is shown when something fails; complaints there ar
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,30 +36,39 @@ def is_old() -> bool:
     return version() < (1, 0)
 
 
-def go(*arguments: str, timeout_s: float = 120) -> str:
-    """Run a command of it to its good end: what it said."""
+def run(*arguments: str, timeout_s: float = 120) -> tuple[int, str]:
+    """Run a command of it: its exit status and what it said."""
     done = subprocess.run(
         [go_client(), "--no-agent", *arguments], cwd="/", text=True, timeout=timeout_s,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    if done.returncode:
-        raise MountFailed(f"{go_client()} {' '.join(arguments)}: exit {done.returncode}\n{done.stdout[-4000:]}")
-    return done.stdout
+    return done.returncode, done.stdout
 
 
 def go_format(volume: Volume, *options: str) -> Volume:
     """Let it make the volume."""
     volume.directory.mkdir(parents=True)
     newer = () if is_old() else ("--trash-days", "0")
-    go("format", "--storage", "file", "--bucket", f"{volume.bucket}/", *newer, *options, volume.url, volume.name)
+    bucket = ("--storage", "file", "--bucket", f"{volume.bucket}/")
+    status, said = run("format", *bucket, *newer, *options, volume.url, volume.name)
+    assert status == 0, said
     return volume
 
 
-def go_fsck(volume: Volume) -> str:
-    """Its check of the whole volume, objects included; fails if it finds something."""
-    said = go("fsck", volume.url)
-    assert "<ERROR>" not in said and "<WARNING>: AOF" not in said, said
-    return said
+def go_fsck(volume: Volume, empty: Container[int] = ()) -> None:
+    """Its check of the whole volume, objects included, finds nothing.
+
+    0.14 makes a slice of no bytes when it compacts a chunk in which there are only zeros, and misses 1024 objects of
+    such a slice; their numbers are `empty`.
+    """
+    status, said = run("fsck", volume.url)
+    lost = re.compile(r"<ERROR>: can't find block (\d+)_")
+    errors = [line for line in said.splitlines() if re.search(r"<(ERROR|FATAL|PANIC)>", line)]
+    found = [line for line in errors if not ((match := lost.search(line)) and int(match[1]) in empty)]
+    if len(found) < len(errors):
+        found = [line for line in found if not re.search(r"<FATAL>: \d+ object is lost \(0 bytes\)", line)]
+        status = 0
+    assert not found and status == 0, said[-6000:]
 
 
 @dataclass(eq=False)
@@ -66,7 +77,7 @@ class GoMount:
 
     volume: Volume
     path: Path
-    options: tuple[str, ...] = UNCACHED
+    options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -76,9 +87,9 @@ class GoMount:
     def start(self) -> GoMount:
         """Mount and wait until the root answers."""
         need_fuse()
-        self.path.mkdir(parents=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         command = [
-            go_client(), "--no-agent", "mount", "--no-usage-report", "--no-syslog", "--enable-xattr",
+            go_client(), "--no-agent", "mount", "--no-usage-report", "--no-syslog",
             "--metrics", "127.0.0.1:0", "--cache-dir", f"{self.volume.directory}/go-cache", *self.options,
             self.volume.url, str(self.path),
         ]  # fmt: skip
