@@ -6,6 +6,7 @@ Not the forms of URLs as such (test_redis_url), not mistakes in them (test_redis
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from redis_work import Work, client_at, end_clients, eventually
 
 from meta.engines import open_engine
 from meta.errors import Refused, Unavailable
+from meta.redis import endpoint
 from meta.rules.check import check
 from meta.types import DIRECTORY, ROOT, SUPERUSER
 
@@ -90,15 +92,15 @@ def test_a_failover_by_sentinel(watched: tuple[RedisServer, RedisServer, Sentine
 
 def test_a_master_that_comes_back_as_replica(watched: tuple[RedisServer, RedisServer, Sentinel]) -> None:
     """It stands still, is given up, and is told that it is none when it wakes up: nobody goes on reading there."""
-    import signal
-
     master, replica, sentinel = watched
     client = smoke(sentinel.url(0) + "?read-timeout=1s")
     wait_until(lambda: offset_of(master) == offset_of(replica), "the replica")
     master.send(signal.SIGSTOP)
     ino = client.file(b"in the meantime")
     master.send(signal.SIGCONT)
-    wait_until(lambda: b"role:slave" in master.say(b"INFO replication\r\n"), "its demotion")
+    with master.client() as direct:  # what a sentinel does ten seconds later
+        direct.execute_command("REPLICAOF", "127.0.0.1", replica.port)
+        direct.execute_command("CLIENT", "KILL", "TYPE", "normal")
     client.unlink(SUPERUSER, ROOT, b"in the meantime")
     with pytest.raises(Refused):
         client.getattr(ino)
@@ -231,7 +233,8 @@ def test_tls_that_is_not_trusted(tls: TlsServer) -> None:
         open_engine(tls.url(1).replace("rediss", "redis"))
 
 
-def test_tls_where_there_is_none() -> None:
+def test_tls_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_CONNECT_TIMEOUT_S", 1)
     server = RedisServer().start()
     with pytest.raises(Unavailable, match=r"does the server speak TLS\? If not, write redis://"):
         open_engine(server.url(1).replace("redis://", "rediss://"))
@@ -249,8 +252,6 @@ def test_tls_with_a_certificate_of_the_client() -> None:
 
 def test_tls_through_a_restart_and_a_silent_network(tls: TlsServer) -> None:
     """A connection that the overseer ends behaves like any other that is lost, encrypted or not."""
-    import signal
-
     client = smoke(f"{tls.url(1)}?tls-ca-cert-file={tls.ca}&read-timeout=500ms")
     with Work(client, threads=2) as work:
         tls.send(signal.SIGSTOP)
