@@ -3,8 +3,8 @@
 Not deciding what is dead (the rules). Objects go before the record that names them, so that whatever is left undone
 (a crash, an error, `max_deletes` 0) is found again by a cleaning job, of this client or of another.
 
-Threads: one walks through removed files, up to `max_deletes` delete objects. Both queues are bounded: a file too many
-is left to the hourly job, a slice too many makes the walker wait.
+Threads: one walks through removed files, many at a time, up to `max_deletes` delete objects. Both queues are bounded: a
+file too many is left to the hourly job, a slice too many makes the walker wait.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from meta.config import SliceStore
-from meta.errors import MetaError
+from meta.errors import Corrupt, MetaError
 from meta.rules.compact import SliceKey, delete_chunk, forget_slice
 from meta.rules.context import Volume
-from meta.transaction import DeletedFile
+from meta.transaction import DeletedFile, Transaction
 
 log = logging.getLogger(__name__)
 
 _MAX_FILES = 100_000  # removed files that wait here; more are left to the hourly job
 _WAITING_PER_WORKER = 4
+_TOGETHER = 100  # removed files that are looked at in one round trip, and forgotten in one transaction
+_GATHER_S = 0.02
 
 
 class Deleter:
@@ -40,6 +43,8 @@ class Deleter:
         self._closed = False
         self._syncing = threading.Lock()  # held over the sync on purpose: those who wait are served by the same one
         self._synced = 0.0  # when the last sync began
+        self._files: deque[DeletedFile] = deque()
+        self._walking = False
         self._walker = ThreadPoolExecutor(1, "delete-files")
         self._workers = ThreadPoolExecutor(max(1, max_deletes), "delete-slices")
 
@@ -49,18 +54,46 @@ class Deleter:
             if self._closed or self.store is None or self._pending >= _MAX_FILES:
                 return
             self._pending += 1
-            self._walker.submit(self._run, lambda: self.delete_file_now(file), f"removed file {file.ino}")
+            self._files.append(file)
+            if not self._walking:
+                self._walking = True
+                self._walker.submit(self._walk)
 
-    def delete_file_now(self, file: DeletedFile) -> bool:
-        """Release every chunk of a removed file, then forget the file; False if this was closed meanwhile.
+    def _walk(self) -> None:
+        """Work off removed files. They are left to gather for a moment: most have no chunks, and go all at once."""
+        while True:
+            time.sleep(_GATHER_S)
+            with self._idle:
+                files = [self._files.popleft() for _ in range(min(len(self._files), _TOGETHER))]
+                self._walking = bool(files)
+            if not files:
+                return
+            shown = f"{len(files)} removed files, the first of them {files[0].ino}"
+            self._run(lambda files=files: self.delete_files_now(files), shown, len(files))  # type: ignore[misc]
 
-        Its slices follow in the background.
+    def delete_files_now(self, files: Sequence[DeletedFile]) -> bool:
+        """Release every chunk of removed files, then forget the files; False if this was closed meanwhile.
+
+        Their slices follow in the background. A damaged file does not keep the others.
         """
-        for indx in sorted(self._vol.engine.reader.chunks(file.ino, file.length)):
+        damaged = set()
+        for ino, indx in self._vol.engine.remaining_chunks(files):
             if self._closed:
                 return False
-            self.delete_slices(self._vol.transact(lambda tx, indx=indx: delete_chunk(tx, file.ino, indx)))  # type: ignore[misc]
-        self._vol.transact(lambda tx: tx.delete_deleted_file(file.ino, file.length))
+            try:
+                dead = self._vol.transact(lambda tx, ino=ino, indx=indx: delete_chunk(tx, ino, indx))  # type: ignore[misc]
+            except Corrupt as e:
+                log.warning("cannot delete chunk %d of removed file %d: %s", indx, ino, e)
+                damaged.add(ino)
+            else:
+                self.delete_slices(dead)
+
+        def forget(tx: Transaction) -> None:
+            for file in files:
+                if file.ino not in damaged:
+                    tx.delete_deleted_file(file.ino, file.length)
+
+        self._vol.transact(forget)
         return True
 
     def delete_slices(self, dead: Iterable[SliceKey]) -> None:
@@ -111,7 +144,7 @@ class Deleter:
                 self._vol.engine.sync()
                 self._synced = started
 
-    def _run(self, work: Callable[[], object], what: str) -> None:
+    def _run(self, work: Callable[[], object], what: str, count: int = 1) -> None:
         try:
             work()
         except MetaError as e:
@@ -120,6 +153,6 @@ class Deleter:
             log.warning("cannot delete the objects of %s, left to the next cleaning: %s", what, e)
         finally:
             with self._idle:
-                self._pending -= 1
+                self._pending -= count
                 if not self._pending:
                     self._idle.notify_all()

@@ -6,7 +6,7 @@ who runs a job, and walks through what belongs to no single inode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol, TypeVar
 
 from meta.acl import Rule
@@ -69,6 +69,10 @@ class Engine(Protocol):
 
     def deleted_files(self, before: int, limit: int) -> list[DeletedFile]:
         """Files deleted before `before`, oldest first where the store can tell; all of them if `limit` is negative."""
+        ...
+
+    def remaining_chunks(self, files: Sequence[DeletedFile]) -> list[tuple[int, int]]:
+        """Inode and index of every chunk that removed files still have, in as few round trips as possible."""
         ...
 
     def dead_slices(self) -> Iterator[tuple[int, int]]:

@@ -299,7 +299,7 @@ def test_deletions_that_do_not_fit_into_the_end_of_a_session(engine: Engine) -> 
     assert done < 64
     other = Client(engine, client.store)
     for file in engine.deleted_files(1 << 40, 100):
-        other.deleter.delete_file_now(file)
+        other.deleter.delete_files_now([file])
     other.deleter.delete_slices(list(engine.dead_slices()))
     other.close_session()
     assert set(client.store.deleted) and not list(engine.list_slice_refs()) and not list(engine.list_slices())

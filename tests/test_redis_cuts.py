@@ -62,7 +62,7 @@ class Lab:
     def sound(self) -> None:
         """Everything fits together, once the witness has deleted what is left of removed files."""
         for file in self.witness.engine.deleted_files(1 << 40, -1):
-            self.witness.deleter.delete_file_now(file)
+            self.witness.deleter.delete_files_now([file])
         assert self.witness.deleter.drain(20)
         assert check(self.witness.engine) == []
 

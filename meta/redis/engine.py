@@ -227,6 +227,9 @@ class RedisEngine:
     def deleted_files(self, before: int, limit: int) -> list[DeletedFile]:
         return self._scans.deleted_files(before, limit)
 
+    def remaining_chunks(self, files: Sequence[DeletedFile]) -> list[tuple[int, int]]:
+        return self._reader.remaining_chunks([(file.ino, file.length) for file in files])
+
     def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]:
         return self._scans.delayed(before, limit)
 

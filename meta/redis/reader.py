@@ -33,7 +33,7 @@ T = TypeVar("T")
 BATCH: Final = 500  # keys of one command
 PAGE_AT_MOST: Final = 2000  # entries asked for in one page, so that none takes the server more than a few milliseconds
 _PROBED: Final = 10_000  # chunks of a file that are looked for one by one; beyond that the key space is scanned
-_MORE: Final = 64  # chunks looked for behind the end, which a truncation may have left there
+_MORE: Final = 16  # chunks looked for behind the end, which a truncation may have left there
 TOLD_APART: Final = b"?"  # a script's answer for an inode number beyond its arithmetic
 
 
@@ -168,17 +168,27 @@ class RedisReader:
 
     def chunks(self, ino: int, length: int = 0) -> dict[int, bytes]:
         """Those below `length`, and what follows closely behind. All, if there may be too many to look for each."""
-        last = -(-length // CHUNK_SIZE)
-        if last > _PROBED:
-            present = sorted(set(self._scan_chunks(ino)))
-        else:
-            present = self._probe_chunks(ino, last)
         found: dict[int, bytes] = {}
-        for batch in batches(present):
-            found.update((indx, data) for indx in batch if (data := self.chunk(ino, indx)))
+        for _, indx in self.remaining_chunks([(ino, length)]):
+            data = self.chunk(ino, indx)
+            if data:
+                found[indx] = data
         return found
 
-    def _probe_chunks(self, ino: int, last: int) -> list[int]:
+    def remaining_chunks(self, files: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """(inode, index) of the chunks of files of these (inode, length), as `chunks` finds them."""
+        few = [file for file in files if -(-file[1] // CHUNK_SIZE) + _MORE <= BATCH]
+        counts = self.ask_many([(b"EXISTS", *self._possible_chunks(*file)) for file in few])
+        empty = {file for file, count in zip(few, counts, strict=True) if not count}
+        return [(file[0], indx) for file in files if file not in empty for indx in self._find_chunks(*file)]
+
+    def _possible_chunks(self, ino: int, length: int) -> list[bytes]:
+        return [self.keys.chunk(ino, indx) for indx in range(-(-length // CHUNK_SIZE) + _MORE)]
+
+    def _find_chunks(self, ino: int, length: int) -> list[int]:
+        last = -(-length // CHUNK_SIZE)
+        if last > _PROBED:
+            return sorted(set(self._scan_chunks(ino)))
         present: list[int] = []
         start, stop = 0, last + _MORE
         while start < stop:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from meta.acl import Rule, encode_pairs
@@ -177,6 +177,9 @@ class SqlEngine:
 
     def deleted_files(self, before: int, limit: int) -> list[DeletedFile]:
         return [DeletedFile._make(row) for row in self._pooled.all(self._sql.deleted_before, (before, limit))]
+
+    def remaining_chunks(self, files: Sequence[DeletedFile]) -> list[tuple[int, int]]:
+        return [(file.ino, indx) for file in files for indx in sorted(self.reader.chunks(file.ino))]
 
     def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]:
         rows = self._pooled.all(self._sql.delayed_before, (before, limit))

@@ -9,7 +9,7 @@ import errno
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, TypeVar
 
 from meta.acl import Rule
@@ -194,6 +194,9 @@ class TkvEngine:
         )
         due = sorted((file for file in found if file.deleted < before), key=lambda file: file.deleted)
         return due if limit < 0 else due[:limit]
+
+    def remaining_chunks(self, files: Sequence[DeletedFile]) -> list[tuple[int, int]]:
+        return [(file.ino, indx) for file in files for indx in sorted(self.reader.chunks(file.ino))]
 
     def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]:
         found: list[Delayed] = []
