@@ -141,7 +141,7 @@ def test_jobs_hold_few_records_at_once(engine: Engine, client: Client, monkeypat
     clean_files(client.vol, client.deleter, lambda: False)
     clean_delayed(client.vol, client.deleter, lambda: False)
     assert client.deleter.drain(10)
-    assert pages == [3, 3, 3, 1, 0, 2, 2, 2, 2, 2, 0]
+    assert pages == [3, 3, 3, 1, 2, 2, 2, 2, 2, 0]
     assert check(engine) == []
     assert sorted(client.store.deleted) == list(range(5000, 5010))
 
