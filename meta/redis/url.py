@@ -23,7 +23,7 @@ Mode = Literal["single", "sentinel", "cluster", "socket"]
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION: Final = re.compile(r"([0-9.]+)(ns|us|µs|ms|s|m|h)")
+_DURATION: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
 _IGNORED: Final = frozenset({"client-cache", "client-cache-size", "client-cache-expire", "client-cache-preload"})
 
 
@@ -66,6 +66,8 @@ class Options:
         parameters = {key.replace("_", "-"): values[-1] for key, values in parse_qs(query).items()}
         if scheme == "unix":
             options.mode, options.path = "socket", "/" + place.lstrip("/")
+            if options.path == "/":
+                raise BadURL("a unix:// URL needs the path of a socket: unix:///PATH[?db=N]")
             options.db = _number(parameters.pop("db", "0"), "db")
         else:
             hosts, _, db = place.partition("/")
@@ -127,17 +129,27 @@ def _password_of_environment() -> str:
 def _address(text: str, port: int) -> tuple[str, int]:
     host, bracket, rest = text.rpartition("]")
     if bracket:  # [IPv6]:port
-        return host.lstrip("["), _number(rest.lstrip(":") or str(port), "port")
+        return host.lstrip("["), _port(rest.lstrip(":") or str(port))
     host, _, number = text.partition(":")
     if not host:
         raise BadURL("a Redis URL needs a host: redis://HOST[:PORT]/DB")
-    return host, _number(number or str(port), "port")
+    return host, _port(number or str(port))
 
 
 def _with_last_port(names: list[str]) -> list[tuple[str, int]]:
     """The port of the last sentinel goes for those that name none."""
     last = _address(names[-1], _SENTINEL_PORT)
     return [*[_address(name, last[1]) for name in names[:-1]], last]
+
+
+def _port(text: str) -> int:
+    """Never shown: behind a password with a character that means something in a URL, it would be a part of that."""
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise BadURL(
+            "the port of a Redis URL must be a number from 1 to 65535 (special characters of a password are written"
+            " with %: / is %2F, ? is %3F, : is %3A)"
+        )
+    return int(text)
 
 
 def _number(text: str, what: str) -> int:
@@ -154,9 +166,11 @@ def _file(path: str, what: str) -> str:
 
 def _duration(text: str) -> float:
     """Seconds of a Go duration such as 1m30s or 20ms; a bare number is seconds."""
-    parts = _DURATION.findall(text)
-    if "".join(number + unit for number, unit in parts) != text or not parts:
-        if text.isdecimal():
-            return float(text)
-        raise BadURL(f"{text!r} is not a duration; write for example 30s or 500ms")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    seconds = 0.0
+    if text.isdecimal():
+        seconds = float(text)
+    elif re.fullmatch(f"(?:{_DURATION.pattern})+", text, re.ASCII):
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text))
+    if seconds <= 0:
+        raise BadURL(f"{text!r} is not a duration above zero; write for example 30s or 500ms")
+    return seconds
