@@ -18,6 +18,7 @@ from juicefs_py.cli.errors import Fatal
 from juicefs_py.cli.report import explain
 from juicefs_py.mount import process
 from juicefs_py.mount.daemon import detach
+from juicefs_py.mount.fuse_options import kernel_options
 from juicefs_py.mount.prepare import prepare
 from juicefs_py.mount.readiness import FAILED, tell_caller, timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
@@ -84,6 +85,10 @@ def _try_out(url: str, values: Values) -> Setting:
         engine.close()
     if setting.encrypt_key:
         raise Fatal(f"volume {setting.name} is encrypted, which juicefs_py does not support yet")
+    if setting.change_log and not kernel_options(values).read_only:
+        raise Fatal(
+            f"volume {setting.name} keeps a change log, which juicefs_py cannot write: mount it with --read-only"
+        )
     clear = setting.decrypted()
     used = storage_check.overridden(clear, values.text("storage"), values.text("bucket"))
     bucket = storage_check.volume_bucket(used)

@@ -24,6 +24,7 @@ _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
+_SPECIAL: Final = "(special characters of a password are written with %: / is %2F, ? is %3F, : is %3A)"
 _IGNORED: Final = frozenset({"client-cache", "client-cache-size", "client-cache-expire", "client-cache-preload"})
 
 
@@ -132,7 +133,7 @@ def _address(text: str, port: int) -> tuple[str, int]:
         return host.lstrip("["), _port(rest.lstrip(":") or str(port))
     host, _, number = text.partition(":")
     if not host:
-        raise BadURL("a Redis URL needs a host: redis://HOST[:PORT]/DB")
+        raise BadURL(f"a Redis URL needs a host: redis://HOST[:PORT]/DB {_SPECIAL}")
     return host, _port(number or str(port))
 
 
@@ -145,10 +146,7 @@ def _with_last_port(names: list[str]) -> list[tuple[str, int]]:
 def _port(text: str) -> int:
     """Never shown: behind a password with a character that means something in a URL, it would be a part of that."""
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise BadURL(
-            "the port of a Redis URL must be a number from 1 to 65535 (special characters of a password are written"
-            " with %: / is %2F, ? is %3F, : is %3A)"
-        )
+        raise BadURL(f"the port of a Redis URL must be a number from 1 to 65535 {_SPECIAL}")
     return int(text)
 
 
