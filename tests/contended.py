@@ -57,11 +57,11 @@ def prepare(root: Path) -> None:
 
 
 def _read_sealed(path: Path) -> tuple[int, str]:
-    """The inode that was read (0: there was none to open, -1: it is gone since) and what is wrong with its content."""
+    """The inode that was read (0: there was none to open, -1: it is gone) and what is wrong with its content."""
     try:
         fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError as e:
-        return 0, str(e)
+    except OSError as e:  # ESTALE: what the name led to was replaced, and again when the kernel asked once more
+        return (-1 if e.errno == errno.ESTALE else 0), str(e)
     ino = -1
     with open(fd, "rb") as file:
         try:
@@ -175,7 +175,7 @@ class Contended:
                 return f"look {path}"
             if ino == 0 and root in self.official:
                 continue
-            assert ino and os.stat(path).st_ino != ino, f"{path} (inode {ino}): {trouble}"
+            assert ino == -1 or (ino and os.stat(path).st_ino != ino), f"{path} (inode {ino}): {trouble}"
         return f"look {path}: always replaced"
 
     # Moving

@@ -109,7 +109,7 @@ class OwnNames:
             return f"create {path}: exists"
         assert name not in self.items, f"{path} was created, but existed"
         # Now and then over the edge of two chunks.
-        item = Item("file", base=CHUNK - 20_000 if self.random.random() < 0.03 else 0)
+        item = Item("file", base=CHUNK - 20_000 if self.random.random() < 0.01 else 0)
         data = b"" if self.random.random() < 0.1 else self.some_bytes()
         try:
             assert os.pwrite(fd, data, item.base) == len(data)

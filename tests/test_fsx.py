@@ -1,4 +1,4 @@
-"""Long random runs over one file on a mount (fsx.py): plain, write-back cache, over a chunk edge, several at once.
+"""Long random runs over one file on a mount (fsx.py): plain, write-back cache, Redis, over a chunk edge, several at once.
 
 The seeds are fixed so that CI is repeatable; FSX_SEED=n tries another one.
 """
@@ -58,6 +58,12 @@ def test_large_writes_over_blocks(place: Path, long_run: bool) -> None:
 def test_with_the_kernels_write_back_cache(new_mount: Callable[..., Mount], long_run: bool) -> None:
     mount = new_mount("sqlite", ("-o", "writeback_cache"))
     exercise(mount.path / "file", SEED + 3, count(long_run, 0.4))
+
+
+@pytest.mark.timeout(900)
+def test_on_redis(new_mount: Callable[..., Mount], long_run: bool) -> None:
+    mount = new_mount("redis")
+    exercise(mount.path / "file", SEED + 5, count(long_run, 0.1))
 
 
 @pytest.mark.timeout(900)

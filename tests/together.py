@@ -29,11 +29,12 @@ _GRACE_S = 60.0
 
 def work_together(
     mounts: list[list[Path]], seconds: float, seed: int, *,
-    official: tuple[Path, ...] = (), old: tuple[Path, ...] = (), leave_out: tuple[str, ...] = (),
+    official: tuple[Path, ...] = (), old: tuple[Path, ...] = (), believed_s: float = 0.0,
 ) -> Counter[str]:  # fmt: skip
     """Let a worker for each list of mount points work; fail unless all is accounted for. What they did, by name.
 
-    `official` are mounts by a client in Go (see Contended), `old` those of them by 0.14 (see OwnNames).
+    `official` are mounts by a client in Go (see Contended), `old` those of them by 0.14 (see OwnNames). Names and
+    attributes may be `believed_s` old in a mount; workers must then have one each.
     """
     place = mounts[0][0] / FOLDER
     place.mkdir()
@@ -42,7 +43,7 @@ def work_together(
     workers = []
     for number, roots in enumerate(mounts):
         command = [sys.executable, __file__, *map(str, roots), "--worker", str(number), "--seed", str(seed)]
-        command += ["--end", str(end), *(f"--leave-out={name}" for name in leave_out)]
+        command += ["--end", str(end)]
         command += [*(f"--official={root}" for root in official), *(f"--old={root}" for root in old)]
         workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     told, failed = [], []
@@ -58,6 +59,7 @@ def work_together(
         else:
             told.append(json.loads(output))
     assert not failed, "\n".join(failed)
+    time.sleep(believed_s)
     for root in {roots[0] for roots in mounts}:
         add_up(root / FOLDER, told)
     done: Counter[str] = Counter()
@@ -110,11 +112,7 @@ class Worker:
         )
         self.own = OwnNames(roots, options.worker, chance, old)
         self.contended = Contended(roots, options.worker, chance, official, old)
-        self.actions = [
-            (action, weight)
-            for action, weight in [*self.own.actions, *self.contended.actions]
-            if action.__name__ not in options.leave_out
-        ]
+        self.actions = [*self.own.actions, *self.contended.actions]
         self.last: collections.deque[str] = collections.deque(maxlen=25)
         self.done: Counter[str] = Counter()
 
@@ -138,7 +136,6 @@ def main() -> None:
     parser.add_argument("--end", type=float, required=True)
     parser.add_argument("--official", type=Path, action="append", default=[])
     parser.add_argument("--old", type=Path, action="append", default=[])
-    parser.add_argument("--leave-out", action="append", default=[])
     options = parser.parse_args()
     worker = Worker(options)
     try:
