@@ -24,11 +24,16 @@ FILE, DIRECTORY, SYMLINK = 1, 2, 3
 ROOT, TRASH = 1, 0x7FFF_FFFF_1000_0000
 
 
-def check_volume(volume: Volume, *, but: str = "") -> None:
-    """Fail unless names, inodes, slices and objects of the volume fit together; `but`: faults of another client."""
+def check_volume(volume: Volume, *, but: str = "", tidy: bool = False) -> None:
+    """Fail unless names, inodes, slices and objects of the volume fit together; `but`: faults of another client.
+
+    `tidy`: nor may there be an object that nothing explains. A client that was killed may leave some.
+    """
     with closing(_database(volume)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         problems = [*names_and_inodes(database), *slices_and_references(database), *objects(database, volume)]
+        if tidy:
+            problems += leftovers(database, volume)
     if but:
         problems = [problem for problem in problems if not re.search(but, problem)]
     shown = "\n".join(problems[:40])
@@ -149,7 +154,7 @@ def slices_and_references(database: sqlite3.Connection) -> Iterator[str]:
                 used[slice_id] += 1
                 sizes[slice_id].add(size)
     counted = {row[0]: row[1:] for row in database.execute("SELECT chunkid, size, refs FROM jfs_chunk_ref")}
-    delayed = delayed_slices(database)
+    delayed = Counter(slice_id for slice_id, _size in delayed_slices(database).elements())
     for slice_id in used.keys() | counted.keys():
         size, refs = counted.get(slice_id, (None, 0))
         if (refs > 0 and refs != used[slice_id] + delayed[slice_id]) or refs <= 0 < used[slice_id]:
@@ -158,11 +163,11 @@ def slices_and_references(database: sqlite3.Connection) -> Iterator[str]:
             yield f"slice {slice_id}: size {size} counted, {sizes[slice_id]} in records"
 
 
-def delayed_slices(database: sqlite3.Connection) -> Counter[int]:
-    """References held by slices that wait in the trash (records of id and size)."""
-    waiting: Counter[int] = Counter()
+def delayed_slices(database: sqlite3.Connection) -> Counter[tuple[int, int]]:
+    """References held by slices that wait in the trash (id and size)."""
+    waiting: Counter[tuple[int, int]] = Counter()
     for (blob,) in database.execute("SELECT slices FROM jfs_delslices"):
-        waiting.update(slice_id for slice_id, _size in struct.iter_unpack(">QI", blob))
+        waiting.update(struct.iter_unpack(">QI", blob))
     return waiting
 
 
@@ -183,6 +188,25 @@ def objects(database: sqlite3.Connection, volume: Volume) -> Iterator[str]:
                     yield f"inode {inode}, chunk {index}: object {path.name} is not there"
                 elif not setting.get("Compression") and path.stat().st_size != length_of_block:
                     yield f"inode {inode}, chunk {index}: object {path.name} has {path.stat().st_size} bytes"
+
+
+def leftovers(database: sqlite3.Connection, volume: Volume) -> Iterator[str]:
+    """Objects of slices that no record refers to, and that do not wait to be deleted either."""
+    (text,) = database.execute("SELECT value FROM jfs_setting WHERE name = 'format'").fetchone()
+    block = json.loads(text)["BlockSize"] << 10
+    slices = {
+        record[1:3]
+        for (blob,) in database.execute("SELECT slices FROM jfs_chunk")
+        for record in RECORD.iter_unpack(blob)
+    }
+    slices |= delayed_slices(database).keys()
+    slices |= set(database.execute("SELECT chunkid, size FROM jfs_chunk_ref WHERE refs <= 0"))
+    wanted = {
+        f"{number}_{k}_{min(block, size - k * block)}" for number, size in slices for k in range(-(-size // block))
+    }
+    for path in (volume.bucket / volume.name / "chunks").rglob("*_*_*"):
+        if path.name not in wanted:
+            yield f"object {path.name} belongs to nothing"
 
 
 def object_path(root: Path, slice_id: int, number: int, size: int, hashed: bool) -> Path:
