@@ -159,6 +159,49 @@ def replica_of(master: RedisServer, **options: str) -> RedisServer:
     return replica
 
 
+class KeptServer(RedisServer):
+    """A server that a shell starts, for tests with open files on a mount.
+
+    A process that is made while the server is down would wait for it: leaving for another program closes those files,
+    and that is a request to the mount.
+    """
+
+    _LOOP = 'while read _; do "$@" >>log 2>&1 & echo $!; wait; done'
+
+    def __init__(self, **options: str) -> None:
+        super().__init__(**options)
+        command = ["sh", "-c", self._LOOP, "sh", *self.arguments()]
+        pipe = subprocess.PIPE
+        self._shell = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=self.directory, start_new_session=True)
+        self._pid = 0
+
+    def start(self, wait: bool = True) -> RedisServer:
+        assert self._shell.stdin is not None and self._shell.stdout is not None
+        self._shell.stdin.write(b"\n")
+        self._shell.stdin.flush()
+        self._pid = int(self._shell.stdout.readline())
+        if wait:
+            self.wait()
+        return self
+
+    def send(self, number: int) -> None:
+        os.kill(self._pid, number)
+
+    def kill(self) -> None:
+        if self._pid:
+            self.send(signal.SIGKILL)
+            self._pid = 0
+
+    def close(self) -> None:
+        if self._shell.poll() is None:
+            self.kill()
+            assert self._shell.stdin is not None and self._shell.stdout is not None
+            self._shell.stdin.close()
+            self._shell.wait()
+            self._shell.stdout.close()
+        super().close()
+
+
 class Sentinel(RedisServer):
     """A sentinel that alone decides about a master of the name `mymaster`, quickly."""
 
