@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from meta.acl import Rule
 from meta.attr import Attr
@@ -116,12 +116,15 @@ class RedisEngine:
         if not writes:
             self._confirm(tx)
             return result
-        conditions = tx.conditions()
-        answer = self._once.run((conditions.count, *conditions.words, *writes))
+        conditions, began = tx.conditions(), time.monotonic()
+        answer: list[Any] | int | None = None
+        try:
+            answer = self._once.run((conditions.count, *conditions.words, *writes))
+        finally:
+            if not isinstance(answer, int):
+                tx.committed(answer, began)
         if isinstance(answer, int):
             raise _Changed
-        if answer is not None:
-            tx.committed(answer)
         return result
 
     def _confirm(self, tx: RedisTransaction) -> None:

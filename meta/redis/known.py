@@ -5,11 +5,15 @@ whole by the server (`scripts.APPLY`), and if anything was different it runs aga
 changes cost one round trip, and being wrong costs one more.
 
 Two generations: what was not used for a while goes, without bookkeeping for each value. Threads may interleave anyhow;
-the worst that can happen is that something is forgotten.
+the worst that can happen is that something is forgotten. Large values (extended attributes) are not kept.
+
+Apart from beliefs stand directories as our own changes have left them: those are told to the kernel. The lock is about
+them only.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Final
 
@@ -20,6 +24,7 @@ UNKNOWN: Final = b"unknown cell"
 """Nothing is believed about the cell (told by identity); None is the belief that it does not exist."""
 
 _MOST: Final = 8192  # values per generation; about 2 MiB
+_LONGEST: Final = 1024  # bytes of a value
 _TURN_S: Final = 5.0
 _MOST_DIRECTORIES: Final = 1024
 
@@ -31,7 +36,9 @@ class Known:
         self._young: dict[Cell, bytes | None] = {}
         self._old: dict[Cell, bytes | None] = {}
         self._turned = time.monotonic()
-        self._directories: dict[int, tuple[bytes, float]] = {}
+        self._directories: dict[int, tuple[bytes | None, float]] = {}  # None: read since, or not known
+        self._cleared = float("-inf")
+        self._lock = threading.Lock()
 
     def get(self, cell: Cell) -> bytes | None:
         """The value believed; `UNKNOWN` without belief."""
@@ -43,22 +50,34 @@ class Known:
         if len(self._young) >= _MOST or time.monotonic() - self._turned > _TURN_S:
             self._turned = time.monotonic()
             self._old, self._young = self._young, {}
-        self._young[cell] = value
-        self._directories.pop(cell, None)  # type: ignore[arg-type]  # other cells are not in it
+        if value is not None and len(value) > _LONGEST:
+            self.drop(cell)
+        else:
+            self._young[cell] = value
+        if isinstance(cell, int) and cell in self._directories:
+            with self._lock:
+                ended = self._directories.get(cell)
+                if ended is not None:
+                    self._directories[cell] = (None, ended[1])
 
-    def confirm(self, ino: int, record: bytes) -> None:
-        """A change of ours has found a directory as we believed it, and left it so."""
-        if len(self._directories) >= _MOST_DIRECTORIES:
-            self._directories.clear()
-        self._directories[ino] = (record, time.monotonic())
+    def left(self, ino: int, record: bytes | None, began: float) -> None:
+        """A change of ours that `began` then is over, and has left a directory so; None if nobody knows how.
 
-    def confirmed(self, ino: int, age_s: float) -> tuple[bytes, float] | None:
-        """A directory's record, if it was confirmed at most `age_s` ago and not read since; and how long ago."""
-        found = self._directories.get(ino)
-        if found is None:
-            return None
-        age = time.monotonic() - found[1]
-        return (found[0], age) if age < age_s else None
+        Of two that overlap nobody knows which one the server did last, and the record of the first lacks the second.
+        """
+        with self._lock:
+            now = time.monotonic()
+            _, ended = self._directories.get(ino, (None, self._cleared))
+            if len(self._directories) >= _MOST_DIRECTORIES:
+                self._directories.clear()
+                self._cleared = now
+            self._directories[ino] = (record if ended < began else None, now)
+
+    def lately(self, ino: int, age_s: float) -> tuple[bytes, float] | None:
+        """A directory as our last change left it at most `age_s` ago, if it was not read since; and how long ago."""
+        record, ended = self._directories.get(ino, (None, 0.0))
+        age = time.monotonic() - ended
+        return (record, age) if record is not None and age < age_s else None
 
     def drop(self, cell: Cell) -> None:
         """Believe nothing of a cell."""

@@ -78,7 +78,7 @@ class RedisReader:
         return None if data is None else Attr.decode(data)
 
     def lately(self, ino: int, age_s: float) -> tuple[Attr, float] | None:
-        found = self.known.confirmed(ino, age_s)
+        found = self.known.lately(ino, age_s)
         return None if found is None else (Attr.decode(found[0]), found[1])
 
     def attrs(self, inos: Iterable[int]) -> dict[int, Attr]:

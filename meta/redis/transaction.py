@@ -18,7 +18,7 @@ from meta.redis.ahead import ReadAhead
 from meta.redis.keys import Keys
 from meta.redis.known import Cell, Known
 from meta.redis.link import Command, Link
-from meta.redis.request import Request, is_directory
+from meta.redis.request import Request
 from meta.redis.view import TOTALS, Totals
 from meta.slices import encode_delayed
 from meta.tkv.values import encode_entry
@@ -247,19 +247,26 @@ class RedisTransaction(ReadAhead):
         self._merged = request.merged
         return request
 
-    def committed(self, answers: list[Any]) -> None:
-        """The writes are in the store; `answers` are those that the request asked for."""
+    def committed(self, answers: list[Any] | None, began: float) -> None:
+        """The request that `began` then is over: its answers; None if they, or even whether it was done, are lost.
+
+        Only of directories that it has written is known what they are like: of others it has compared a part.
+        """
+        for key, field in self._counts:
+            self.known.drop((key, field))
+        if answers is None:
+            for cell in self._written:
+                self.known.drop(cell)
+            for ino in self._merged:
+                self.known.left(ino, None, began)
+            return
         counts = iter(answers)
         for ino in self._merged:  # as they really are now
             self._cells[ino] = next(counts)
         for cell in self._written:
             self.known.put(cell, self._cells[cell])
-        for cell, found in self._found.items():
-            record = self._cells[cell]
-            if isinstance(cell, int) and found and record and is_directory(found):
-                self.known.confirm(cell, record)
-        for (key, field), _ in self._counts.items():
-            self.known.drop((key, field))
+        for ino in self._merged:
+            self.known.left(ino, self._cells[ino], began)
         for key, (_, records) in self._list_writes.items():
             if records:
                 count = next(counts, 0)

@@ -1,0 +1,145 @@
+"""What a client of Redis remembers: that it tells nobody what is only believed, and that it does not grow.
+
+Not what believing saves (test_redis_roundtrips).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis_server
+from clients import Client
+from redis_work import client_at, end_clients
+
+from meta.errors import OutcomeUnknown
+from meta.redis.known import Known
+from meta.redis.scripts import APPLY, Script
+from meta.rules.check import check
+from meta.transaction import Quota
+from meta.types import DIRECTORY, ROOT, SUPERUSER
+
+ME = SUPERUSER
+AGE_S = 60.0
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    client = client_at(redis_server.shared().url(), name="test")
+    yield client
+    client.shutdown()
+    end_clients()
+
+
+def other(client: Client) -> Client:
+    return client_at(redis_server.shared().url(client.engine._endpoint.options.db))  # type: ignore[attr-defined]
+
+
+def folder(client: Client, name: bytes, parent: int = ROOT) -> int:
+    return client.mknod(ME, parent, name, DIRECTORY, 0o755, 0)[0]
+
+
+def links_told(client: Client, ino: int) -> int | None:
+    """The link count of a directory that a kernel would be told without a question to the server."""
+    found = client.lately(ino, AGE_S)
+    return None if found is None else found[0].nlink
+
+
+def test_what_our_change_left_is_told(client: Client) -> None:
+    folder(client, b"a")
+    assert links_told(client, ROOT) == 3
+    client.getattr(ROOT)
+    assert links_told(client, ROOT) is None
+
+
+def test_a_directory_that_was_only_looked_at_is_not_told(client: Client) -> None:
+    """A rule compares rights of the directories above, not their times and links: what others have changed of those."""
+    above = folder(client, b"above")
+    below = folder(client, b"below", above)
+    second = other(client)  # has yet to hear of the quota
+    client.engine.transact(lambda tx: tx.put_quota("dir", ROOT, Quota(1 << 40, 1 << 20, 0, 0)))
+    client.load_quotas()
+    client.getattr(above)  # believed from here on
+    folder(second, b"b", above)
+    client.file(b"f", below)
+    assert links_told(client, above) in (None, 4)
+    second.shutdown()
+
+
+def test_of_two_changes_at_once_nobody_knows_which_was_last(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is done first and heard of last."""
+    client.file(b"f")  # has numbers
+    done, go = threading.Event(), threading.Event()
+    link = client.engine._link  # type: ignore[attr-defined]
+    run_script = link.run_script
+
+    def slowly(script: Script, keys: Any, arguments: Any) -> Any:
+        answer = run_script(script, keys, arguments)
+        if script is APPLY and b"first" in arguments:
+            done.set()
+            go.wait(10)
+        return answer
+
+    monkeypatch.setattr(link, "run_script", slowly)
+    slow = threading.Thread(target=folder, args=(client, b"first"))
+    slow.start()
+    assert done.wait(10)
+    folder(client, b"second")
+    assert links_told(client, ROOT) == 4
+    client.lookup(ME, ROOT, b"second")
+    go.set()
+    slow.join()
+    assert links_told(client, ROOT) in (None, 4)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_change_whose_answer_is_lost_leaves_nothing_to_tell(
+    client: Client, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    folder(client, b"a")
+    assert links_told(client, ROOT) == 3
+    once = client.engine._once  # type: ignore[attr-defined]
+    run = once.run
+
+    def lost(words: Any) -> None:
+        assert isinstance(run(words), list)
+        if not known:
+            raise OutcomeUnknown("lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(once, "run", lost)
+        if known:
+            folder(client, b"b")
+        else:
+            with pytest.raises(OutcomeUnknown):
+                folder(client, b"b")
+    assert links_told(client, ROOT) is None
+    assert client.getattr(ROOT).nlink == 4
+    assert check(client.engine) == []
+
+
+def test_directories_without_end() -> None:
+    """What had to be forgotten is not taken for untouched."""
+    known = Known()
+    began = time.monotonic()
+    known.left(1, b"newer", time.monotonic())
+    for ino in range(2, 3000):
+        known.left(ino, b"x", time.monotonic())
+    assert len(known._directories) <= 1024
+    known.left(1, b"older", began)
+    assert known.lately(1, AGE_S) is None
+
+
+def test_large_values_are_not_kept(client: Client) -> None:
+    ino = client.file(b"f")
+    client.setxattr(ME, ino, b"user.small", b"small", 0)
+    for value in (b"x" * 65536, b"y" * 65536):
+        client.setxattr(ME, ino, b"user.large", value, 0)
+        assert client.getxattr(ME, ino, b"user.large") == value
+        client.setxattr(ME, ino, b"user.small", value[:10], 2)
+    known: Known = client.engine._known  # type: ignore[attr-defined]
+    values = [value for value in (*known._young.values(), *known._old.values()) if value is not None]
+    assert max(map(len, values)) <= 1024
