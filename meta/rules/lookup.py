@@ -6,6 +6,7 @@ Nothing is changed here, so these rules take a `Reader`: the engine's own, or a 
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Iterator
 
 from meta.attr import Attr
@@ -17,6 +18,7 @@ from meta.transaction import Cursor, DirItem, DirPage, Reader
 from meta.types import MAX_NAME, ROOT, TRASH, TRASH_NAME, Caller
 
 PAGE = 4096  # entries listed at a time
+_REMEMBERED = 8  # pages; where a name can come twice, the second time follows closely
 
 
 def lookup(reader: Reader, vol: Volume, caller: Caller, parent: int, name: bytes) -> tuple[int, Attr]:
@@ -98,10 +100,19 @@ def list_dir(
 
 
 def entries(reader: Reader, ino: int, *, plus: bool = False) -> Iterator[list[DirItem]]:
-    """All entries of a directory, page by page. Entries that come or go meanwhile may be seen or not."""
+    """All entries of a directory once, page by page. Entries that come or go meanwhile may be seen or not.
+
+    An engine whose cursors are no names may list one again: where a table was cut down under it, it goes back by a slot
+    of the new table, which is less than a page.
+    """
     cursor: Cursor = None
+    seen: deque[set[bytes]] = deque(maxlen=_REMEMBERED)
     while True:
         items, cursor = reader.list_entries(ino, plus=plus, cursor=cursor, limit=PAGE)
+        if seen:
+            items = [item for item in items if not any(item.name in names for names in seen)]
+        if isinstance(cursor, int):
+            seen.append({item.name for item in items})
         if items:
             yield items
         if cursor is None:
