@@ -64,6 +64,9 @@ class Deleter:
         while True:
             time.sleep(_GATHER_S)
             with self._idle:
+                if self._closed:
+                    self._pending -= len(self._files)
+                    self._files.clear()
                 files = [self._files.popleft() for _ in range(min(len(self._files), _TOGETHER))]
                 self._walking = bool(files)
             if not files:
