@@ -20,6 +20,7 @@ from proxy import Proxy
 from redis_server import RedisServer, replica_of, wait_until
 from redis_work import Work, client_at, end_clients
 
+from meta.acl import Rule
 from meta.errors import EngineError, OutcomeUnknown, OutOfSpace, Refused, Unavailable
 from meta.redis.link import Link
 from meta.rules.check import check
@@ -419,3 +420,12 @@ def test_numbers_are_not_given_twice_after_a_loss(server: RedisServer, client: C
     taken = [client.engine.allocate("nextChunk", 10), client.engine.allocate("nextChunk", 10)]
     server.ask("SET", "nextchunk", taken[0].start - 1, database=client.engine._endpoint.options.db)  # type: ignore[attr-defined]
     assert client.engine.allocate("nextChunk", 10).start >= taken[1].stop
+
+
+def test_ids_of_access_control_lists_in_use_are_passed_over(server: RedisServer, client: Client) -> None:
+    """After a failover the counter may be behind them: no list is taken for another."""
+    rules = [Rule(7, 5, 7, 0, ((1000 + n, 6),)) for n in range(4)]
+    ids = [client.engine.intern_acl(rule) for rule in rules[:3]]
+    server.ask("SET", "aclMaxId", 1, database=client.engine._endpoint.options.db)  # type: ignore[attr-defined]
+    ids.append(client.engine.intern_acl(rules[3]))
+    assert [client.reader.acl(number) for number in ids] == rules

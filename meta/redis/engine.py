@@ -172,13 +172,16 @@ class RedisEngine:
             return False
 
     def intern_acl(self, rule: Rule) -> int:
+        """A failover may take the counter back behind ids that are in use: those are passed over."""
         self._about_to_write()
         for acl_id, data in self._reader.hash(self._keys.acls).items():
             if Rule.decode(data) == rule:
                 return int(acl_id)
-        number = self.increment("aclMaxId")
-        self._link.ask((b"HSETNX", self._keys.acls, number, rule.encode()))
-        return number
+        while True:
+            number, data = self.increment("aclMaxId"), rule.encode()
+            _, stored = self._link.ask((b"HSETNX", self._keys.acls, number, data), (b"HGET", self._keys.acls, number))
+            if stored == data:
+                return number
 
     def init_counters(self, values: Mapping[str, int]) -> None:
         """A counter that is not there is 0, and the first numbers follow from that: nothing to store for those."""
