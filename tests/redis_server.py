@@ -205,13 +205,15 @@ class KeptServer(RedisServer):
 class Sentinel(RedisServer):
     """A sentinel that alone decides about a master of the name `mymaster`, quickly."""
 
-    def __init__(self, master: RedisServer) -> None:
+    def __init__(self, master: RedisServer, password: str = "") -> None:
         super().__init__()
+        self.password = password
         self.config = self.directory / "sentinel.conf"
         self.config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self.directory}\n"
             f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
             "sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n"
+            + (f"requirepass {password}\n" if password else "")
         )
 
     def arguments(self) -> list[str]:

@@ -5,6 +5,7 @@ Not the forms of URLs as such (test_redis_url), not mistakes in them (test_redis
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -106,6 +107,22 @@ def test_a_master_that_comes_back_as_replica(watched: tuple[RedisServer, RedisSe
         client.getattr(ino)
     assert client.lookup(SUPERUSER, ROOT, b"h")
     assert check(client.engine) == []
+
+
+def test_a_sentinel_with_a_password(
+    watched: tuple[RedisServer, RedisServer, Sentinel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not the server's, and comes from the environment. A sentinel that is down is passed over."""
+    sentinel = Sentinel(watched[0], password="seCret9").start()
+    url = sentinel.url(0).replace(",", ",127.0.0.1:1,")
+    with pytest.raises(Unavailable, match="cannot connect to Redis at mymaster") as caught:
+        open_engine(url)
+    assert "seCret9" not in str(caught.value)
+    monkeypatch.setenv("SENTINEL_PASSWORD", "seCret9")
+    smoke(url)
+    with pytest.raises(Unavailable, match="other"):
+        open_engine(url.replace("mymaster", "other"))
+    sentinel.close()
 
 
 def test_reads_from_a_replica(watched: tuple[RedisServer, RedisServer, Sentinel]) -> None:
@@ -250,8 +267,12 @@ def test_tls_with_a_certificate_of_the_client() -> None:
     server.close()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 def test_tls_through_a_restart_and_a_silent_network(tls: TlsServer) -> None:
-    """A connection that the overseer ends behaves like any other that is lost, encrypted or not."""
+    """A connection that the overseer ends behaves like any other that is lost, encrypted or not.
+
+    Python leaves a TLS socket to the garbage collector if it is reset just before its handshake.
+    """
     client = smoke(f"{tls.url(1)}?tls-ca-cert-file={tls.ca}&read-timeout=500ms")
     with Work(client, threads=2) as work:
         tls.send(signal.SIGSTOP)
@@ -263,6 +284,7 @@ def test_tls_through_a_restart_and_a_silent_network(tls: TlsServer) -> None:
         tls.start()
     work.check_alive()
     assert check(client.engine) == []
+    gc.collect()
 
 
 def test_a_socket(tmp_path: Path) -> None:

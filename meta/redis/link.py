@@ -196,7 +196,11 @@ class Link:
             raise Unavailable(f"{self.endpoint}: closed")
         try:
             connection = self.endpoint.connection(probing=probing)
-            connection.connect()
+            try:
+                connection.connect()
+            except BaseException:
+                connection.disconnect()
+                raise
             if MAY_BLOCK:
                 connection.update_current_socket_timeout(None)
                 self._oversee()
