@@ -369,6 +369,17 @@ def test_a_lost_gate_lets_nobody_through(proxy: Proxy, distant: Client) -> None:
     assert distant.engine.gate("lastCleanupTrash", 1_700_000_060, 60) is True
 
 
+def test_a_rule_that_meets_a_dead_server_waits_for_it_once(server: RedisServer) -> None:
+    client = client_at(server.url(), deadline_s=1, name="test")
+    ino = client.file(b"f")
+    client.link(SUPERUSER, ino, ROOT, b"g")
+    server.kill()
+    begun = time.monotonic()
+    with pytest.raises(Unavailable):
+        client.truncate(SUPERUSER, ino, 10)  # believes what the inode is, and asks where its names are
+    assert time.monotonic() - begun < 1.6
+
+
 # What others change
 
 

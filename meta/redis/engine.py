@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from meta.acl import Rule
 from meta.attr import Attr
-from meta.errors import MetaError, Refused, Unavailable
+from meta.errors import EngineError, MetaError, Refused, Unavailable
 from meta.redis import keys as k
 from meta.redis.endpoint import Endpoint
 from meta.redis.keys import Keys
@@ -105,6 +105,8 @@ class RedisEngine:
         """Run the rule and apply what it writes. A refusal counts only if it is based on what really is so."""
         try:
             result = body(tx)
+        except EngineError:  # the store's trouble is no answer to doubt
+            raise
         except MetaError:
             self._confirm(tx)
             raise
