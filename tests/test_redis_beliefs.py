@@ -19,8 +19,9 @@ from meta.errors import OutcomeUnknown
 from meta.redis.known import Known
 from meta.redis.scripts import APPLY, Script
 from meta.rules.check import check
+from meta.rules.setattr import Changes
 from meta.transaction import Quota
-from meta.types import DIRECTORY, ROOT, SUPERUSER
+from meta.types import DIRECTORY, ROOT, SET_ATIME, SET_MTIME, SUPERUSER
 
 ME = SUPERUSER
 AGE_S = 60.0
@@ -119,6 +120,20 @@ def test_a_change_whose_answer_is_lost_leaves_nothing_to_tell(
     assert links_told(client, ROOT) is None
     assert client.getattr(ROOT).nlink == 4
     assert check(client.engine) == []
+
+
+def test_times_of_a_directory_are_set_whatever_was_believed(client: Client) -> None:
+    """Also to what they are believed to be already, while another client has changed them."""
+    ino = folder(client, b"a")
+    times = Changes(SET_ATIME | SET_MTIME, atime=5, mtime=5)
+    client.setattr(ME, ino, times)
+    second = other(client)
+    second.file(b"f", ino)
+    assert second.getattr(ino).mtime > 5
+    client.setattr(ME, ino, times)
+    found = second.getattr(ino)
+    assert (found.atime, found.mtime) == (5, 5)
+    second.shutdown()
 
 
 def test_directories_without_end() -> None:

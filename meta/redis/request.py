@@ -24,6 +24,13 @@ def is_directory(record: bytes) -> bool:
     return record[1] >> 4 == DIRECTORY
 
 
+def sets_times(found: bytes | None, record: bytes | None) -> bool:
+    """Whether a change of an inode is about itself, its times among the rest; a change of its entries is marked by
+    mtime = ctime, and a read by atime alone.
+    """
+    return bool(found and record) and record[35:47] not in (found[35:47], record[23:35])  # type: ignore[index]
+
+
 class Conditions:
     """Conditions under construction: their `words`, and how many they are."""
 
@@ -34,8 +41,8 @@ class Conditions:
         self.count = 0
         self._keys = keys
 
-    def cell(self, cell: Cell, value: bytes | None) -> None:
-        """The cell has this value (None: does not exist). Of a directory's record: all but its times and links."""
+    def cell(self, cell: Cell, value: bytes | None, exact: bool = False) -> None:
+        """The cell has this value (None: not there). Unless `exact`, of a directory all but its times and links."""
         self.count += 1
         if isinstance(cell, tuple):
             self.words += (b"E", *cell) if value is None else (b"F", *cell, value)
@@ -43,7 +50,7 @@ class Conditions:
         key = self._keys.attr(cell) if isinstance(cell, int) else cell
         if value is None:
             self.words += (b"N", key)
-        elif isinstance(cell, int) and is_directory(value):
+        elif isinstance(cell, int) and not exact and is_directory(value):
             self.words += (b"D", key, value[:11], value[51:])
         else:
             self.words += (b"S", key, value)

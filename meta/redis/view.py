@@ -14,7 +14,7 @@ from meta.redis.keys import Keys
 from meta.redis.known import UNKNOWN, Cell, Known
 from meta.redis.link import Command, Link
 from meta.redis.reader import RedisReader, joined, pairs
-from meta.redis.request import Conditions
+from meta.redis.request import Conditions, sets_times
 from meta.tkv.values import decode_entry
 from meta.transaction import Cursor, DirItem, DirPage, DirStat, Quota, QuotaKind, SessionRecord
 
@@ -192,7 +192,9 @@ class TransactionView(RedisReader):
         """What must still be so when the writes are applied."""
         conditions = Conditions(self.keys)
         for cell, value in self._found.items():
-            conditions.cell(cell, value)
+            # a time that is set to what it was found to be must not be merged with what others have made of it
+            exact = cell in self._written and isinstance(cell, int) and sets_times(value, self._cells[cell])
+            conditions.cell(cell, value, exact)
         for key, fields in self._hashes.items():
             conditions.hash(key, fields)
         for key, data in self._lists.items():
