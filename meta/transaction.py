@@ -23,7 +23,7 @@ from meta.types import Dirent
 
 T = TypeVar("T")
 
-Read = tuple[str, *tuple[int | bytes, ...]]
+Read = tuple[str, *tuple[int | bytes | str, ...]]
 """A read to come: a `Reader` method and its arguments, e.g. ("attr", 1). ("ancestry", 5): a directory and all above."""
 
 QuotaKind = Literal["dir", "user", "group"]

@@ -19,9 +19,10 @@ from meta.errors import OutcomeUnknown
 from meta.redis.known import Known
 from meta.redis.scripts import APPLY, Script
 from meta.rules.check import check
+from meta.rules.create import mknod
 from meta.rules.setattr import Changes
-from meta.transaction import Quota
-from meta.types import DIRECTORY, ROOT, SET_ATIME, SET_MTIME, SUPERUSER
+from meta.transaction import Quota, Transaction
+from meta.types import DIRECTORY, FILE, ROOT, SET_ATIME, SET_MTIME, SUPERUSER
 
 ME = SUPERUSER
 AGE_S = 60.0
@@ -158,3 +159,21 @@ def test_large_values_are_not_kept(client: Client) -> None:
     known: Known = client.engine._known  # type: ignore[attr-defined]
     values = [value for value in (*known._young.values(), *known._old.values()) if value is not None]
     assert max(map(len, values)) <= 1024
+
+
+def test_clients_below_one_quota_do_not_meet(client: Client) -> None:
+    """What others only add to is no condition of ours, though it is held against a limit."""
+    below, second, attempts = folder(client, b"below"), other(client), []
+    client.engine.transact(lambda tx: tx.put_quota("dir", below, Quota(1 << 40, 1 << 20, 0, 0)))
+    client.load_quotas()
+    second.load_quotas()
+    client.vol.inodes.take()
+
+    def body(tx: Transaction) -> None:
+        attempts.append(1)
+        mknod(tx, client.vol, ME, below, b"ours-%d" % len(attempts), FILE, 0o644, 0)
+        second.mknod(ME, below, b"theirs-%d" % len(attempts), FILE, 0o644, 0)
+
+    client.vol.transact(body)
+    assert len(attempts) == 1
+    assert client.engine.reader.quota("dir", below) == Quota(1 << 40, 1 << 20, 2 * 4096, 2)

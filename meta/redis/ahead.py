@@ -13,7 +13,7 @@ from meta.redis.reader import TOLD_APART
 from meta.redis.scripts import ANCESTRY, LOOKUP, call
 from meta.redis.view import TransactionView
 from meta.tkv.values import decode_entry
-from meta.transaction import Read
+from meta.transaction import Quota, QuotaKind, Read
 from meta.types import Dirent
 
 _LEVELS: Final = 1000  # directories that one request climbs
@@ -22,7 +22,7 @@ Absorb = Callable[[Any], object]
 
 
 class ReadAhead(TransactionView):
-    """`Transaction.prefetch`, and the read that is made of two."""
+    """`Transaction.prefetch`, and the reads that are made of several."""
 
     def target(self, parent: int, name: bytes) -> tuple[Dirent, Attr | None] | None:
         self.prefetch(("target", parent, name))
@@ -31,6 +31,18 @@ class ReadAhead(TransactionView):
             return None
         entry = decode_entry(data)
         return entry, self.attr(entry.ino)
+
+    def quota(self, kind: QuotaKind, key: int) -> Quota | None:
+        self.prefetch(("quota", kind, key))
+        limit_hash, *used_hashes = self.keys.quota(kind)
+        limits = self.field(limit_hash, b"%d" % key)
+        space, inodes = (self._loose((used_hash, b"%d" % key)) for used_hash in used_hashes)
+        more = self._uses.get((kind, key), (0, 0))
+        if limits is None:
+            if kind == "dir" or (kind, key) not in self._uses:
+                return None
+            limits = k.NO_LIMITS
+        return Quota(*k.decode_limits(limits), int(space or 0) + more[0], int(inodes or 0) + more[1])
 
     def prefetch(self, *reads: Read) -> None:
         """All that is not seen or believed yet, in one round trip."""
@@ -69,7 +81,7 @@ class ReadAhead(TransactionView):
         if name == "delayed":
             return self._cells_of((keys.delayed, k.delayed_field(*arguments)))
         if name == "quota":
-            return self._cells_of(*[(hash, b"%d" % arguments[1]) for hash in keys.quota(arguments[0])])
+            return self._quota_of(*arguments)
         return []
 
     def _cells_of(self, *cells: Cell) -> list[tuple[Command, Absorb]]:
@@ -77,6 +89,15 @@ class ReadAhead(TransactionView):
             (self._command(cell), lambda answer, cell=cell: self._note(cell, answer))  # type: ignore[misc]
             for cell in cells
             if self._peek(cell) is UNKNOWN
+        ]
+
+    def _quota_of(self, kind: QuotaKind, key: int) -> list[tuple[Command, Absorb]]:
+        """The limits, and the use as it is now (`_loose`)."""
+        limits, *used = [(key_hash, b"%d" % key) for key_hash in self.keys.quota(kind)]
+        return self._cells_of(limits) + [
+            (self._command(cell), lambda answer, cell=cell: self._fetched.setdefault(cell, answer))
+            for cell in used
+            if cell not in self._cells and cell not in self._fetched
         ]
 
     def _lookup(self, parent: int, name: bytes) -> list[tuple[Command, Absorb]]:

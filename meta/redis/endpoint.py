@@ -10,9 +10,11 @@ import re
 import threading
 from typing import Any, Final
 
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from meta.errors import Unavailable
@@ -135,6 +137,7 @@ class Endpoint:
                 "password": options.sentinel_password or None,
                 "socket_timeout": _CONNECT_TIMEOUT_S,
                 "protocol": 2,
+                "retry": _once(),  # else a sentinel that is down costs seconds before the next one is asked
                 **extra,
             },
         )
@@ -149,7 +152,12 @@ class Endpoint:
         extra = {"ssl": True, **self._tls()} if self.options.tls else {}
         try:
             cluster = RedisCluster(
-                startup_nodes=nodes, socket_timeout=_CONNECT_TIMEOUT_S, protocol=2, **self._credentials(), **extra
+                startup_nodes=nodes,
+                socket_timeout=_CONNECT_TIMEOUT_S,
+                protocol=2,
+                retry=_once(),
+                **self._credentials(),
+                **extra,
             )
         except RedisClusterException as e:
             raise RedisError(str(e)) from e
@@ -166,6 +174,11 @@ class Endpoint:
         """A cluster's replica answers reads only to those who say that they want nothing else."""
         connection.send_command("READONLY")
         connection.read_response()
+
+
+def _once() -> Retry:
+    """No second attempt: the link tries again, with all that is known by then."""
+    return Retry(NoBackoff(), 0)
 
 
 def _pair(found: Any) -> tuple[str, int]:

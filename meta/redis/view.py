@@ -16,7 +16,7 @@ from meta.redis.link import Command, Link
 from meta.redis.reader import RedisReader, joined, pairs
 from meta.redis.request import Conditions, sets_times
 from meta.tkv.values import decode_entry
-from meta.transaction import Cursor, DirItem, DirPage, DirStat, Quota, QuotaKind, SessionRecord
+from meta.transaction import Cursor, DirItem, DirPage, DirStat, QuotaKind, SessionRecord
 
 _BELIEVED_S: Final = 1.0  # how long totals are taken from memory for checks of limits
 TOTALS: Final = ("usedSpace", "totalInodes")
@@ -90,6 +90,17 @@ class TransactionView(RedisReader):
             return (b"HGET", *cell)
         return (b"GET", self.keys.attr(cell) if isinstance(cell, int) else cell)
 
+    def _loose(self, cell: Cell) -> bytes | None:
+        """The value of a cell as read or written here: never a belief, and no condition.
+
+        For what others only add to, and what is held against limits that are soft.
+        """
+        if cell in self._cells:
+            return self._cells[cell]
+        if cell not in self._fetched:
+            self._fetched[cell] = self._ask(self._command(cell))[0]
+        return self._fetched[cell]
+
     def get(self, key: bytes) -> bytes | None:
         return self._see(key)
 
@@ -154,15 +165,6 @@ class TransactionView(RedisReader):
             return None
         added = self._stats.get(ino, DirStat(0, 0, 0))
         return DirStat(*[int(value or 0) + more for value, more in zip(found, added, strict=True)])
-
-    def quota(self, kind: QuotaKind, key: int) -> Quota | None:
-        limits, space, inodes = (self.field(hash, b"%d" % key) for hash in self.keys.quota(kind))
-        more = self._uses.get((kind, key), (0, 0))
-        if limits is None:
-            if kind == "dir" or (kind, key) not in self._uses:
-                return None
-            limits = k.NO_LIMITS
-        return Quota(*k.decode_limits(limits), int(space or 0) + more[0], int(inodes or 0) + more[1])
 
     def counter(self, name: str) -> int:
         """Totals may be a moment old: the limits that they are held against are soft."""
