@@ -40,7 +40,7 @@ NO_PARENTS = r"has several links, but parent|has parent \d+, but a name in|has p
 XATTR = ("--enable-xattr",)
 TREE, FILES = "tree", 2000
 LONG_AGO_NS = 1_700_000_000 * 10**9
-MIXED_S, LONG_MIXED_S = 8.0, 300.0  # for each of two volumes
+MIXED_S, LONG_MIXED_S = 6.0, 300.0  # for each of two volumes
 
 
 @pytest.fixture(autouse=True)

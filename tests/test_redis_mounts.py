@@ -102,7 +102,7 @@ def test_same_directories(mounts: list[Mount], long_run: bool) -> None:
     """The work of test_interop_go.py. Without caches each process uses all mounts by turns, else one."""
     seed = int(os.environ.get("TOGETHER_SEED", time.time()))
     old_s = believed_s(mounts)
-    seconds = 300.0 if long_run else 8.0
+    seconds = 300.0 if long_run else 6.0
     roots = [mount.path for mount in mounts]
     done = work_together([[root] for root in roots] if old_s else [roots] * MOUNTS, seconds, seed, believed_s=old_s)
     names = same_everywhere(roots)
@@ -194,7 +194,7 @@ def test_rename_storm_loses_no_directory(mounts: list[Mount], long_run: bool) ->
     for ino in range(number):
         (top / f"n{ino}").mkdir()
         (top / f"n{ino}" / "here").write_text(str(ino))
-    end = time.monotonic() + (60 if long_run else 4)
+    end = time.monotonic() + (60 if long_run else 3)
     done: Counter[str] = Counter()
 
     def rename(mount: Mount, chance: random.Random) -> None:
