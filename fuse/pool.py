@@ -134,12 +134,18 @@ class Pool:
         worker.gate.acquire()  # appointed, or told to stop, in the moment of the timeout
         return not self.stopping
 
-    def begin_lock_wait(self) -> bool:
-        """Count a request that waits for a lock: it does not use up the bound. False if too many wait already."""
+    def begin_lock_wait(self, caller: Caller) -> bool:
+        """Count a request that waits for a lock: it does not use up the bound. False if too many wait already.
+
+        Its thread reads no more for now, and there may be room for one again that does: if the bound was reached
+        before this was counted, nobody reads.
+        """
         with self._lock:
             if self._lock_waits >= self._config.max_lock_waits:
                 return False
             self._lock_waits += 1
+            if not self.stopping and (self.leader is None or self.leader.caller is caller):
+                self._appoint()
             return True
 
     def end_lock_wait(self) -> None:

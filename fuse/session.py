@@ -285,7 +285,7 @@ class Session:
         if fields[4] == fcntl.F_UNLCK:
             handlers.setlkw(fs, caller, node, fields, None)
             return
-        if not self._pool.begin_lock_wait():
+        if not self._pool.begin_lock_wait(caller):
             raise OSError(errno.ENOLCK, "too many requests wait for locks")
         try:
             handlers.setlkw(fs, caller, node, fields, None)

@@ -11,6 +11,7 @@ import random
 import socket
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -429,3 +430,20 @@ def test_list_for_the_docs() -> None:
     lines = opcodes.listing().splitlines()
     assert len(lines) == len(opcodes.ROWS)
     assert [line.split()[1] for line in lines if line.endswith("ENOSYS")] == ["BMAP", "POLL", "STATX"]
+
+
+def test_a_wait_for_a_lock_makes_room_for_a_reader() -> None:
+    """At the bound nobody reads; a request that turns out to wait for a lock no longer counts, so somebody must."""
+    hold = threading.Event()
+    pool = Pool(lambda worker: hold.wait(10) and None, SessionConfig(max_threads=2), 4096)
+    pool.start()
+    for _ in range(2):
+        leader = pool.leader
+        assert leader is not None
+        pool.hand_over(leader)
+    assert pool.leader is None and pool.threads == 2
+    assert pool.begin_lock_wait(Caller(0, 0, 1))
+    assert pool.leader is not None and pool.threads == 3
+    hold.set()
+    pool.stop()
+    pool.join()
