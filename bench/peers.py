@@ -88,6 +88,7 @@ def redis_server(directory: Path) -> Iterator[int]:
         port = int(probe.getsockname()[1])
     directory.mkdir(parents=True, exist_ok=True)
     options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", "", "--appendonly", "yes"]
+    options += ["--databases", "64"]
     with subprocess.Popen(["redis-server", *options], **_QUIET) as process:  # type: ignore[call-overload]
         try:
             wait_for(lambda: _answers(port), "redis-server does not answer")
