@@ -144,7 +144,7 @@ class Pool:
             if self._lock_waits >= self._config.max_lock_waits:
                 return False
             self._lock_waits += 1
-            if not self.stopping and (self.leader is None or self.leader.caller is caller):
+            if self._workers and not self.stopping and (self.leader is None or self.leader.caller is caller):
                 self._appoint()
             return True
 
