@@ -69,7 +69,7 @@ def _node(path: Path, relative: str, seen: dict[int, str], mtimes: bool) -> Node
 
 def digest(path: Path) -> str:
     """SHA-256 of a file's content."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

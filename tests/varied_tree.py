@@ -21,7 +21,9 @@ def fill(root: Path, files: int, seed: int = 1) -> None:
     folders = _folders(root, max(files // 50, 4))
     names = [folders[number % len(folders)] / f"{number:04} {'é' * (number % 40)}" for number in range(files)]
     for number, path in enumerate(names):
-        path.write_bytes(chance.randbytes(int(chance.random() ** 4 * 20_000) if number % 10 else 0))
+        fd = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
+        os.write(fd, chance.randbytes(int(chance.random() ** 4 * 20_000) if number % 10 else 0))
+        os.close(fd)
         if number % 7 == 0:
             path.chmod(chance.choice((0o400, 0o4755, 0o2711, 0o666, 0)))
         if number % 11 == 0:
