@@ -21,6 +21,8 @@ from needs import need_fuse
 
 WATCHDOG_S = 20.0
 """A hanging mount is aborted this long before pytest-timeout would give up, so that the test ends with an error."""
+ABORTED = pytest.StashKey[list[str]]()
+"""The mounts that the watchdog of a test has aborted."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,13 +53,25 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Abort living mounts when a test hangs: a thread that waits in the kernel hears no signal of pytest-timeout."""
     marker = item.get_closest_marker("timeout")
     limit_s = float(marker.args[0] if marker and marker.args else item.config.getini("timeout") or 300)
-    watchdog = threading.Timer(max(limit_s - WATCHDOG_S, 1), mounts.abort_all)
+
+    def abort() -> None:
+        item.stash[ABORTED] = mounts.abort_all()
+
+    watchdog = threading.Timer(max(limit_s - WATCHDOG_S, 1), abort)
     watchdog.daemon = True
     watchdog.start()
     try:
         return (yield)
     finally:
         watchdog.cancel()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Whose mounts were aborted has failed, even if it did not notice."""
+    yield
+    if aborted := item.stash.get(ABORTED, None):
+        pytest.fail(f"took too long, so these mounts were aborted: {', '.join(aborted)}", pytrace=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -130,10 +144,11 @@ def shared_mount(pytestconfig: pytest.Config) -> Iterator[Path]:
 @pytest.fixture
 def place(shared_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A fresh directory of this test on the shared mount."""
+    assert shared_mount.is_dir(), f"an earlier test has lost the shared mount {shared_mount}"
     path = Path(tempfile.mkdtemp(prefix=f"{request.node.name[:40].replace('/', '_')}-", dir=shared_mount))
     path.chmod(0o755)
     yield path
-    shutil.rmtree(path, ignore_errors=True)
+    # What is in it goes with the volume: removing it now would only move it to the trash.
     for mount in list(mounts.live):
         if mount.path == shared_mount:
             mount.check_log()

@@ -29,6 +29,7 @@ def test_unpack_a_large_sdist(place: Path, tmp_path: Path) -> None:
     beside(place / "t", tmp_path / "t", lambda root: run("tar", "xzf", archive, "-C", root), mtimes=True)
 
 
+@pytest.mark.timeout(600)
 def test_git_with_ten_thousand_files(place: Path, tmp_path: Path) -> None:
     need("git")
     archive = package("?jango-*.tar.gz")
