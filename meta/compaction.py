@@ -84,12 +84,18 @@ class Compactor:
         self._deleter.delete_slices(done.dead)
         return True
 
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until nothing is left to do; False if there still is."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._waiting and not self._running, timeout_s)
+
     def close(self, timeout_s: float = 10.0) -> None:
         """Start nothing any more, and wait for what runs. What takes longer fails with its store, or at its commit."""
         with self._lock:
             self.store = None
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
+            self._waiting.clear()
             self._lock.wait_for(lambda: not self._running, timeout_s)
 
     def _run(self, key: tuple[int, int]) -> None:

@@ -7,6 +7,7 @@ nothing.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from meta.setting import Setting
 from meta.slices import Piece, decode_slices
 from meta.types import CHUNK_SHIFT, CHUNK_SIZE, ROOT, SUPERUSER, Identity
 
+_living: weakref.WeakSet[Client] = weakref.WeakSet()
 ENGINES = ("memkv", "sqlite3", "redis")
 SHORT = Identity(uid=1000, gid=1000, groups=(1000,))
 
@@ -80,6 +82,7 @@ class Client(MetaClient):
 
     def __init__(self, engine: Engine, store: FakeStore | None = None, **config: Any) -> None:
         super().__init__(engine, MetaConfig(**config))
+        _living.add(self)
         self.store = store or FakeStore()
         self.set_slice_store(self.store)
         self.load()
@@ -115,6 +118,9 @@ class Client(MetaClient):
 
 def check_sound(engine: Engine, deleted: Counter[int] | None = None) -> None:
     """Every invariant of the volume holds; no slice was `deleted` twice, or while something referred to it."""
+    for client in _living:
+        if client.engine is engine:
+            assert client.compactor.drain(20) and client.deleter.drain(20), "its background work does not end"
     assert check(engine) == []
     if deleted is not None:
         assert all(times == 1 for times in deleted.values()), deleted

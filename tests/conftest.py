@@ -13,11 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import mounts
 import pytest
-from go_client import GoMount
-from mounts import Mount, Volume
-from needs import need_fuse
+
+# Before they are imported: a failure must say what it has found.
+pytest.register_assert_rewrite(
+    "clients", "contended", "go_client", "mounts", "own_names", "redis_work", "together", "trees", "varied_tree"
+)
+
+import mounts  # noqa: E402
+from go_client import GoMount  # noqa: E402
+from mounts import Mount, Volume  # noqa: E402
+from needs import need_fuse  # noqa: E402
 
 WATCHDOG_S = 20.0
 """A hanging mount is aborted this long before pytest-timeout would give up, so that the test ends with an error."""

@@ -272,13 +272,14 @@ def test_unlinked_file_lives_as_long_as_it_is_open(place: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_fio_random_writes_with_checksums(place: Path, long_run: bool) -> None:
-    """Random 4-64 KiB writes by two jobs, then every block read back and its CRC compared."""
+    """Random 4-256 KiB writes by two jobs, then every block read back and its CRC compared."""
     need("fio")
     size = "2G" if long_run else "512M"
     output = run(
         "fio", "--name=verify", f"--directory={place}", f"--size={size}", "--numjobs=2", "--rw=randwrite",
-        "--bsrange=4k-64k", "--ioengine=psync", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--end_fsync=1",
-        "--randseed=7", "--verify_state_save=0", "--group_reporting", "--output-format=json", timeout_s=580,
+        "--bsrange=4k-256k", "--ioengine=psync", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
+        "--end_fsync=1", "--randseed=7", "--verify_state_save=0", "--group_reporting", "--output-format=json",
+        timeout_s=580,
     )  # fmt: skip
     report = json.loads(output[output.index("{") :])
     assert all(job["error"] == 0 for job in report["jobs"])

@@ -74,8 +74,6 @@ def _edges(s: Snapshot) -> Iterator[str]:
         DIRECTORY,
     ):
         yield f"entries in inode {parent}, which " + ("does not exist" if kind is None else f"has type {kind}")
-    for parent, name in s.rows("SELECT parent, name FROM edge GROUP BY parent, name HAVING count(*) > 1"):
-        yield f"entry {name!r} of directory {parent} exists more than once"
     for ino, nlink in s.rows(
         "SELECT ino, nlink FROM node n WHERE NOT EXISTS (SELECT 1 FROM edge e WHERE e.ino = n.ino)"
         f" AND ino NOT IN {_ROOTS} AND ino NOT IN (SELECT ino FROM sustained) AND ino NOT IN (SELECT ino FROM detached)"

@@ -3,6 +3,9 @@
 Not a backup: only what invariants speak about. Not one state either, if others work on the volume meanwhile. Inodes,
 names, chunks and counts come page by page; what waits for deletion and unfinished clones are read at once, as engines
 have no other way to list them: about 200 bytes for each removed file that is not deleted yet.
+
+A walk may bring a record twice (Redis, while its tables grow or shrink). No engine can keep two under one key, so the
+second one is nothing but that, and is left out.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from meta.types import CHUNK_SIZE
 _SCHEMA = """
 CREATE TABLE node(ino INTEGER PRIMARY KEY, type INT, mode INT, uid INT, gid INT, nlink INT, length INT, space INT,
     parent INT, acl INT, default_acl INT);
-CREATE TABLE edge(parent INT, name BLOB, ino INT, type INT);
-CREATE TABLE chunk(ino INT, indx INT);
+CREATE TABLE edge(parent INT, name BLOB, ino INT, type INT, UNIQUE(parent, name));
+CREATE TABLE chunk(ino INT, indx INT, PRIMARY KEY(ino, indx)) WITHOUT ROWID;
 CREATE TABLE ref(id INT, size INT, n INT, PRIMARY KEY(id, size)) WITHOUT ROWID;
 CREATE TABLE stored_ref(id INT, size INT, n INT, PRIMARY KEY(id, size)) WITHOUT ROWID;
 CREATE TABLE deleted(ino INT, length INT);
@@ -52,8 +55,9 @@ class Snapshot:
         self._insert("stored_ref", 3, engine.list_slice_refs())
         for ino, indx, records in engine.list_slices():
             self._chunk(ino, indx, records)
-        for entry in engine.delayed_slices(_EVER):
-            self._refer(entry.slices)
+        delayed = {(entry.id, entry.created): entry.slices for entry in engine.delayed_slices(_EVER)}
+        for slices in delayed.values():
+            self._refer(slices)
         self.db.executescript(_INDEXES)
 
     def close(self) -> None:
@@ -68,11 +72,13 @@ class Snapshot:
         (number,) = self.db.execute(query, values).fetchone()
         return int(number)
 
-    def _insert(self, table: str, width: int, rows: Iterable[tuple[int | bytes, ...]]) -> None:
-        self.db.executemany(f"INSERT OR IGNORE INTO {table} VALUES({','.join('?' * width)})", rows)
+    def _insert(self, table: str, width: int, rows: Iterable[tuple[int | bytes, ...]]) -> int:
+        """How many of the rows were not there yet."""
+        return self.db.executemany(f"INSERT OR IGNORE INTO {table} VALUES({','.join('?' * width)})", rows).rowcount
 
     def _chunk(self, ino: int, indx: int, records: bytes) -> None:
-        self._insert("chunk", 2, [(ino, indx)])
+        if not self._insert("chunk", 2, [(ino, indx)]):
+            return
         try:
             slices = decode_slices(records)
         except Corrupt as e:
