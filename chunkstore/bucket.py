@@ -9,7 +9,8 @@ slices; a compaction, a warm-up or a deletion that fails is reported, and is don
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from chunkstore.errors import Unsupported
@@ -17,6 +18,32 @@ from chunkstore.errors import Unsupported
 Data: TypeAlias = bytes | bytearray | memoryview
 
 LIST_PAGE = 1000  # the page size that every S3-like service grants
+
+
+class Tier(NamedTuple):
+    """What the objects of one tier are stored as; empty is what the storage does by itself."""
+
+    storage_class: str = ""
+    tag: str = ""  # key=value
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach a storage, besides its address. Secrets in clear, and so never shown."""
+
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    tiers: Mapping[int, Tier] = field(default_factory=dict)
+    connections: int = 64  # requests at once
+    connect_timeout_s: float = 10.0
+    timeout_s: float = 60.0  # without any progress
+    block_size: int = 0  # bytes of the largest object that is read whole; 0: unknown
+    sum_unit: int = 0  # bytes per part sum of an object (`chunkstore.sums`); 0: nobody reads parts
+
+    def tier(self, number: int) -> Tier:
+        """The tier of that number; an unknown one is tier 0."""
+        return self.tiers.get(number) or self.tiers.get(0) or Tier()
 
 
 class ObjectInfo(NamedTuple):

@@ -38,6 +38,10 @@ class Unavailable(StoreError):
     """The storage cannot be reached, or answered with a failure of its own."""
 
 
+class Throttled(Unavailable):
+    """The storage asks for fewer requests."""
+
+
 class NoSpace(StoreError):
     """The storage is full, or its quota used up."""
 
@@ -62,8 +66,11 @@ class Cancelled(StoreError):
 class BadBucket(StoreError):
     """The storage's name, address or options make no sense, or are not supported."""
 
-    errno = errno.EINVAL
     final = True
+
+
+class BadKey(BadBucket):
+    """The key that a volume's objects are encrypted with cannot be used."""
 
 
 class Unsupported(StoreError):

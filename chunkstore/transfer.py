@@ -6,16 +6,20 @@ Not who asks for them when: that is `chunkstore.writer` and `chunkstore.fetch`.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TypeVar
 
 from chunkstore.bucket import Bucket, Data
 from chunkstore.buffers import BufferPool, Page
 from chunkstore.compress import Codec, new_codec
 from chunkstore.config import StoreConfig
-from chunkstore.errors import Cancelled, Damaged, NotFound, StoreError, Timeout
+from chunkstore.errors import Cancelled, Damaged, NotFound, StoreError
+from chunkstore.gate import Gate
 from chunkstore.limit import RateLimit
 from chunkstore.metrics import Counters
 from chunkstore.naming import Block
@@ -23,6 +27,10 @@ from chunkstore.naming import Block
 log = logging.getLogger(__name__)
 
 _PAUSE_POLL_S = 0.25
+_GET_RETRIES = 2
+_GET_PAUSE_S = 0.1
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -37,16 +45,16 @@ class Transfer:
     codec: Codec | None = field(init=False)
     upload_limit: RateLimit = field(init=False)
     download_limit: RateLimit = field(init=False)
-    _uploads: threading.Semaphore = field(init=False)
-    _downloads: threading.Semaphore = field(init=False)
+    uploads: Gate = field(init=False)
+    downloads: Gate = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.config
         self.codec = new_codec(config.compress)
         self.upload_limit = RateLimit(config.upload_limit)
         self.download_limit = RateLimit(config.download_limit)
-        self._uploads = threading.Semaphore(config.max_uploads)
-        self._downloads = threading.Semaphore(config.max_downloads)
+        self.uploads = Gate(config.max_uploads)
+        self.downloads = Gate(config.max_downloads)
 
     @property
     def seekable(self) -> bool:
@@ -59,33 +67,46 @@ class Transfer:
     # upload
 
     def upload(
-        self, block: Block, data: memoryview, tier: int, given_up: threading.Event | None = None, first: int = 0
-    ) -> None:  # fmt: skip
+        self,
+        block: Block,
+        data: memoryview,
+        tier: int,
+        given_up: threading.Event | None = None,
+        first: int = 0,
+        attempts: int = 0,
+    ) -> None:
         """Put a block, trying again after 1, 4, 9 ... seconds, as often as `max_retries` says; at least one attempt.
 
-        `first` counts the attempts that were made before (`upload_at_once`).
+        `first` counts the attempts that were made before (`upload_at_once`); `attempts` is another bound for all.
         """
+        last = attempts - 1 if attempts else self.config.max_retries
         stored = self._stored(data)
-        with self._uploads, self._counted_as_uploading():
+        with self._counted_as_uploading():
             for attempt in count(first):
                 if not self._pause(attempt * attempt, given_up):
                     raise Cancelled(f"upload of {self.key(block)} was given up")
                 self.upload_limit.wait(len(stored), given_up or self.closing)
-                if self._put(block, stored, tier, attempt):
+                while not self.uploads.enter(_PAUSE_POLL_S):
+                    if self.closing.is_set() or (given_up and given_up.is_set()):
+                        raise Cancelled(f"upload of {self.key(block)} was given up")
+                failure = self._put(block, stored, tier, attempt, last)
+                if failure is None:
                     return
+                if attempt and not attempts:  # one alone is not worth a word, and who bounds them has words of its own
+                    log.warning("%s; tried %d times of %d", failure, attempt + 1, last + 1)
 
     def upload_at_once(self, block: Block, data: memoryview, tier: int) -> int | None:
         """Put a block by a single attempt without any waiting, for callers who must not be held up by retries.
 
         None when that has worked, else what `upload` is to be given as `first`.
         """
-        if self.upload_limit.limited or not self._uploads.acquire(blocking=False):
+        if self.upload_limit.limited:
             return 0
-        try:
-            with self._counted_as_uploading():
-                return None if self._put(block, self._stored(data), tier, 0) else 1
-        finally:
-            self._uploads.release()
+        with self._counted_as_uploading():
+            stored = self._stored(data)
+            if not self.uploads.enter(0):
+                return 0
+            return None if self._put(block, stored, tier, 0, self.config.max_retries) is None else 1
 
     def _stored(self, data: memoryview) -> Data:
         return self.codec.compress(data) if self.codec is not None else data
@@ -101,23 +122,35 @@ class Transfer:
                 return False
         return False
 
-    def _put(self, block: Block, stored: Data, tier: int, attempt: int) -> bool:
-        """One attempt. False if it failed and another may help; raises if not, or if this was the last."""
+    def _put(self, block: Block, stored: Data, tier: int, attempt: int, last: int) -> StoreError | None:
+        """One attempt, from within the gate, which it leaves. A failure is returned if another may help, or raised."""
         start = time.monotonic()
+        failure: BaseException | None = None
+        bucket = self.bucket
         try:
-            self.bucket.put(self.key(block), stored, tier)
+            bucket.put(self.key(block), stored, tier)
+            if bucket is not self.bucket:  # replaced meanwhile: nobody syncs the old one any more
+                bucket.sync()
         except StoreError as error:
+            failure = error
             self.counters.add(object_request_errors=1)
-            if error.final or attempt >= self.config.max_retries:
+            if error.final or attempt >= last:
                 raise
-            if attempt:  # one failure alone is not worth a word
-                log.warning("%s; tried %d times of %d", error, attempt + 1, self.config.max_retries + 1)
-            return False
+            return error
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self.uploads.leave(failure)
         self.counters.request("PUT", time.monotonic() - start, len(stored))
-        return True
+        return None
 
     def _counted_as_uploading(self) -> _Uploading:
         return _Uploading(self.counters)
+
+    def sync(self) -> None:
+        """Return when every block uploaded before this call survives a loss of power."""
+        self.bucket.sync()
 
     def delete(self, blocks: list[Block]) -> None:
         """Remove objects; those that are not there count as removed. Tries all, then raises the first other failure."""
@@ -145,23 +178,42 @@ class Transfer:
         """The whole block into `view`, which has its size."""
         if self.codec is None:
             return self.download_range(block, 0, view)
-        stored = self._get(block, self.codec.bound(block.size))
+        stored = self._tried_again(lambda: self._get(block))
         self.download_limit.wait(len(stored), self.closing)
         try:
             self.codec.decompress(stored, view)
         except Damaged as error:
             raise Damaged(f"{self.bucket.describe()}{self.key(block)}: {error}") from None
+        return None
 
     def download_range(self, block: Block, offset: int, view: memoryview) -> None:
         """A part of an uncompressed block into `view`."""
         self.download_limit.wait(len(view), self.closing)
-        start = time.monotonic()
-        with self._download_slot():
+        self._tried_again(lambda: self._get_into(block, offset, view))
+
+    def _tried_again(self, request: Callable[[], _T]) -> _T:
+        """What a GET brings. One that fails is made again soon, twice at most.
+
+        Whoever reads a file tries for much longer, and looks for newer slices meanwhile; but a warm-up, a compaction or
+        a prefetch has nobody behind it, and a single lost connection should not end them.
+        """
+        for attempt in count(1):
+            start = time.monotonic()
             try:
-                got = self.bucket.get_into(self.key(block), offset, view)
-            except StoreError:
+                with self.downloads.pass_through(self.config.get_timeout_s, self.closing):
+                    return request()
+            except StoreError as error:
                 self.counters.add(object_request_errors=1)
-                raise
+                slow = time.monotonic() - start >= self.config.get_timeout_s / 2
+                if error.final or slow or attempt > min(_GET_RETRIES, self.config.max_retries):
+                    raise
+            if self.closing.wait(random.uniform(0.5, 1.0) * _GET_PAUSE_S * 4 ** (attempt - 1)):
+                raise Cancelled("the store is closing")
+        raise AssertionError("count() has no end")
+
+    def _get_into(self, block: Block, offset: int, view: memoryview) -> None:
+        start = time.monotonic()
+        got = self.bucket.get_into(self.key(block), offset, view)
         self.counters.request("GET", time.monotonic() - start, got)
         if got != len(view):
             raise Damaged(
@@ -169,36 +221,12 @@ class Transfer:
                 f"{got} of {len(view)} bytes at offset {offset} were there"
             )
 
-    def _get(self, block: Block, length: int) -> bytes:
+    def _get(self, block: Block) -> bytes:
+        assert self.codec is not None
         start = time.monotonic()
-        with self._download_slot():
-            try:
-                stored = self.bucket.get(self.key(block), 0, length)
-            except StoreError:
-                self.counters.add(object_request_errors=1)
-                raise
+        stored = self.bucket.get(self.key(block), 0, self.codec.bound(block.size))
         self.counters.request("GET", time.monotonic() - start, len(stored))
         return stored
-
-    def _download_slot(self) -> _Slot:
-        return _Slot(self._downloads, self.config.get_timeout_s)
-
-
-class _Slot:
-    """A semaphore entered with a timeout."""
-
-    __slots__ = ("_semaphore", "_timeout_s")
-
-    def __init__(self, semaphore: threading.Semaphore, timeout_s: float) -> None:
-        self._semaphore = semaphore
-        self._timeout_s = timeout_s
-
-    def __enter__(self) -> None:
-        if not self._semaphore.acquire(timeout=self._timeout_s):
-            raise Timeout(f"no download slot came free in {self._timeout_s:g} s")
-
-    def __exit__(self, *_: object) -> None:
-        self._semaphore.release()
 
 
 class _Uploading:

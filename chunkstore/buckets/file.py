@@ -6,39 +6,39 @@ beside its final name and renamed, so that a name never shows half an object, ev
 Durability. Writing leaves the data to the kernel; `sync` forces to disk what was put since the last `sync`. Forcing
 each object inside `put` measured 250 us more for the file and 190 us for its directory (ext4 on a virtual disk; several
 milliseconds on a real one) where the put of a small file costs 20 us, and nobody asks for durability on close. So
-whoever acknowledges an fsync calls `sync` before making metadata durable. Up to `_FEW` files are synced one by one,
-more with one syncfs of the whole file system.
+whoever acknowledges an fsync calls `sync` before making metadata durable (`chunkstore.dirty`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import stat
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from chunkstore.bucket import LIST_PAGE, Bucket, Data, Listing, ObjectInfo
-from chunkstore.buckets.listing import fold
+from chunkstore.bucket import Data, ObjectInfo
+from chunkstore.buckets.folders import FolderBucket, walk
 from chunkstore.buckets.seal import seal, verify
+from chunkstore.dirty import Dirty
 from chunkstore.errors import BadBucket, Unavailable, from_os_error
+from chunkstore.sums import Span
 
-_FEW = 64
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 
-class FileBucket(Bucket):
+class FileBucket(FolderBucket):
     """Objects below `root`, which is put before every key as it is: it should end with "/"."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, sum_unit: int = 0) -> None:
+        """`sum_unit`: bytes per part sum of an object, 0 for none (`chunkstore.sums`)."""
+        self._unit = sum_unit
         root = root.removeprefix("file://")
         if not root:
             raise BadBucket("the file storage needs a directory as its bucket")
         slash = "/" if root.endswith("/") else ""
         self._root = os.path.abspath(root).rstrip("/") + slash
-        self._dirty = _Dirty()
+        self._dirty = Dirty()
         self._tops = _folders(self._root)  # first folders of keys: those that were there, and of what was put
 
     def describe(self) -> str:
@@ -60,7 +60,7 @@ class FileBucket(Bucket):
                 fd = os.open(temporary, _WRITE, 0o666)
             try:
                 _write_out(fd, data)
-                seal(fd, data)
+                seal(fd, data, self._unit)
                 os.rename(temporary, path)
             except BaseException:
                 _unlink_quietly(temporary)
@@ -78,10 +78,7 @@ class FileBucket(Bucket):
         try:
             fd = os.open(path, _READ)
             try:
-                got = _read_in(fd, offset, view)
-                if offset == 0 and got == len(view) == os.fstat(fd).st_size:
-                    verify(fd, path, view)
-                return got
+                return self._read_verified(fd, path, offset, view)
             finally:
                 os.close(fd)
         except IsADirectoryError:
@@ -97,14 +94,31 @@ class FileBucket(Bucket):
                 wanted = max(0, size - offset if length < 0 else min(length, size - offset))
                 buffer = bytearray(wanted)
                 with memoryview(buffer) as view:
-                    got = _read_in(file.fileno(), offset, view)
-                    if offset == 0 and got == size:
-                        verify(file.fileno(), path, view)
+                    got = self._read_verified(file.fileno(), path, offset, view)
                 return bytes(buffer[:got])
         except IsADirectoryError:
             return b""
         except OSError as error:
             raise from_os_error(error, f"read object {path}") from error
+
+    def _read_verified(self, fd: int, path: str, offset: int, view: memoryview) -> int:
+        """A part comes with what is around it in its unit, as only whole units have sums."""
+        total = os.fstat(fd).st_size
+        wanted = Span(offset, min(offset + len(view), total))
+        if wanted.length <= 0:
+            return 0
+        asked = wanted.widened(self._unit)
+        asked = Span(asked.start, min(asked.end, total))
+        if asked == wanted:
+            got = _read_in(fd, offset, view)
+            verify(fd, path, view[:got], offset, total, self._unit)
+            return got
+        data = memoryview(bytearray(asked.length))
+        got = _read_in(fd, asked.start, data)
+        verify(fd, path, data[:got], asked.start, total, self._unit)
+        part = data[wanted.start - asked.start : wanted.end - asked.start]
+        view[: len(part)] = part
+        return min(got, len(part))
 
     def delete(self, key: str) -> None:
         path = self._root + key
@@ -129,26 +143,18 @@ class FileBucket(Bucket):
             return ObjectInfo(key.rstrip("/") + "/" if key else "", 0, status.st_mtime, is_dir=True)
         return ObjectInfo(key, status.st_size, status.st_mtime)
 
-    def list(self, prefix: str = "", after: str = "", limit: int = LIST_PAGE, delimiter: str = "") -> Listing:
-        if delimiter not in ("", "/"):
-            raise BadBucket(f"the file storage cannot list with the delimiter {delimiter!r}")
-        return fold(self._found(prefix, after, deep=not delimiter), prefix, after, limit, delimiter)
-
-    def list_all(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
-        return (info for info in self._found(prefix, after, deep=True) if info.key > after)
-
     def _found(self, prefix: str, after: str, deep: bool) -> Iterator[ObjectInfo]:
         whole = self._root + prefix
-        folder = whole[: whole.rfind("/") + 1]
         try:
-            for path, status in _walk(folder, whole, self._root + after, deep):
+            for path, entry in walk(_read_folder, whole, self._root + after, deep):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue
                 is_dir = path.endswith("/")
                 yield ObjectInfo(path[len(self._root) :], 0 if is_dir else status.st_size, status.st_mtime, is_dir)
         except OSError as error:
-            raise from_os_error(error, f"list objects in {folder}") from error
-
-    def copy(self, target: str, source: str, tier: int = 0) -> None:
-        self.put(target, self.get(source), tier)
+            raise from_os_error(error, f"list objects in {os.path.dirname(whole)}/") from error
 
     def create(self) -> None:
         try:
@@ -193,28 +199,16 @@ def _folders(root: str) -> set[str]:
         return set()
 
 
-def _walk(folder: str, prefix: str, after: str, deep: bool) -> Iterator[tuple[str, os.stat_result]]:
-    """Files of `folder` whose paths begin with `prefix`, in bytewise order.
-
-    Unless `deep`, directories stand for what is in them. Directories that lie wholly before `after` are not opened.
-    """
+def _read_folder(folder: str) -> list[tuple[str, os.DirEntry[str]]]:
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry.name + "/" if entry.is_dir() else entry.name, entry) for entry in entries)
+            return [
+                (entry.name + "/" if entry.is_dir() else entry.name, entry)
+                for entry in entries
+                if entry.is_dir() or entry.is_file()
+            ]
     except (FileNotFoundError, NotADirectoryError):
-        return
-    for name, entry in found:
-        path = folder + name
-        if not path.startswith(prefix) and not prefix.startswith(path):
-            continue
-        if name.endswith("/") and (deep or not path.startswith(prefix)):
-            if path > after or after.startswith(path):
-                yield from _walk(path, prefix, after, deep)
-        elif path.startswith(prefix) and (name.endswith("/") or entry.is_file()):
-            try:
-                yield path, entry.stat()
-            except FileNotFoundError:
-                continue
+        return []
 
 
 def _write_out(fd: int, data: Data) -> None:
@@ -240,63 +234,3 @@ def _unlink_quietly(path: str) -> None:
         os.unlink(path)
     except OSError:
         pass
-
-
-class _Dirty:
-    """What was written and not yet forced to disk: few paths, or the fact that there were many."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._flushing = threading.Lock()  # a second flush waits: what it promises may be in the hands of the first
-        self._paths: set[str] = set()
-        self._many = False
-
-    def add(self, path: str) -> None:
-        with self._lock:
-            if len(self._paths) < _FEW:
-                self._paths.add(path)
-            else:
-                self._many = True
-
-    def flush(self) -> None:
-        with self._flushing:
-            with self._lock:
-                paths, many = self._paths, self._many
-                self._paths, self._many = set(), False
-            try:
-                if many:
-                    _sync_file_system(next(iter(paths)))
-                else:
-                    for path in paths:
-                        _sync(path, os.fdatasync)
-                    for folder in {os.path.dirname(path) for path in paths}:
-                        _sync(folder, os.fsync)
-            except BaseException:
-                with self._lock:
-                    self._paths, self._many = self._paths | paths, self._many or many
-                raise
-
-
-def _sync(path: str, force: Callable[[int], None]) -> None:
-    try:
-        fd = os.open(path, _READ)
-    except FileNotFoundError:  # deleted since: nothing to keep
-        return
-    try:
-        force(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_file_system(path: str) -> None:
-    """syncfs(2) of the file system that holds `path`, or its nearest directory that is still there."""
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    fd = os.open(path, _READ)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(fd):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
-    finally:
-        os.close(fd)
