@@ -19,8 +19,27 @@ from collections.abc import Callable
 from chunkstore.errors import Cancelled, Timeout
 
 _POOLED = 64 << 10  # smaller buffers come cheaper from the allocator
+_MAPPED = 1 << 20
+_HUGE = 2 << 20
 _CANCEL_POLL_S = 0.1
 _GIVE_UP_S = 300.0
+
+
+def new_memory(size: int) -> mmap.mmap | bytearray:
+    """Memory of its own for `size` bytes, whose content is undefined; it goes back to the system when nobody holds it.
+
+    From 1 MiB on it is mapped apart: what malloc gives back to the system, in a process with many threads, comes back
+    a page fault at a time. Filling 4 MiB took 1.8 ms in fresh pages of 4 KiB, and 0.24 ms in huge ones.
+    """
+    if size < _MAPPED:
+        return bytearray(size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= _HUGE:
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:  # a kernel without them
+            pass
+    return memory
 
 
 class Page:
@@ -97,14 +116,20 @@ class BufferPool:
             if free:
                 memory = free.pop()
                 self._free_bytes -= capacity
+            elif self._used + self._free_bytes > self.limit:
+                self._free.clear()  # of other sizes: what is kept counts like what is used
+                self._free_bytes = 0
         if memory is None:
-            memory = mmap.mmap(-1, capacity) if capacity >= _POOLED else bytearray(capacity)
+            memory = new_memory(capacity)
         return Page(self, memory, size)
 
     def reserve(self, size: int) -> None:
         """Count memory that somebody else keeps (a reader's own buffers). Never waits: call `admit` first."""
         with self.lock:
             self._used += size
+            if self._used + self._free_bytes > self.limit:
+                self._free.clear()
+                self._free_bytes = 0
 
     def unreserve(self, size: int) -> None:
         with self._room:
@@ -117,7 +142,8 @@ class BufferPool:
         capacity = len(memory)
         with self._room:
             self._used -= capacity
-            if capacity >= _POOLED and self._free_bytes + capacity <= self._free_limit:
+            kept = self._free_bytes + capacity
+            if capacity >= _POOLED and kept <= self._free_limit and self._used + kept <= self.limit:
                 self._free.setdefault(capacity, []).append(memory)
                 self._free_bytes += capacity
             if self._waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from chunkstore.errors import BadBucket
@@ -45,14 +46,16 @@ class StoreConfig:
     upload_limit: float = 0.0
     download_limit: float = 0.0
     writeback: bool = False
+    writeback_threshold: int = 0  # bytes: only smaller blocks are staged; 0: all
+    upload_delay_s: float = 0.0
+    upload_hours: tuple[int, int] | None = None  # local time, from hour to hour; equal ones are always
+    drain_staged: bool = True  # upload what earlier mounts have staged; False for clients that must not write
     auto_create: bool = True  # make missing cache directories
 
     def __post_init__(self) -> None:
         size = self.block_size
         if not MIN_BLOCK_SIZE <= size <= MAX_BLOCK_SIZE or size & (size - 1):
             raise BadBucket(f"block size {size} is not a power of two between 64 KiB and 16 MiB")
-        if self.writeback:
-            raise BadBucket("--writeback is not supported yet: writes go to the object storage directly")
         # As upstream: what cannot be meant falls back to the default instead of failing the mount.
         if self.cache_checksum not in VERIFY_LEVELS:
             object.__setattr__(self, "cache_checksum", "extend")
@@ -64,3 +67,10 @@ class StoreConfig:
         object.__setattr__(self, "max_uploads", max(1, self.max_uploads))
         object.__setattr__(self, "max_downloads", self.max_downloads if self.max_downloads > 0 else 200)
         object.__setattr__(self, "buffer_size", max(self.buffer_size, MIN_BUFFER_SIZE))
+
+    def uploads_now(self, now: time.struct_time) -> bool:
+        """Whether staged blocks may go up at that local time."""
+        if self.upload_hours is None or self.upload_hours[0] == self.upload_hours[1]:
+            return True
+        start, end = self.upload_hours
+        return start <= now.tm_hour < end if start < end else now.tm_hour >= start or now.tm_hour < end

@@ -9,15 +9,18 @@ once for everybody who wants it. Whatever cannot be proven to be the block's byt
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from chunkstore.bucket import Bucket
-from chunkstore.buffers import BufferPool
+from chunkstore.buffers import BufferPool, new_memory
+from chunkstore.cache.disks import DiskCache
 from chunkstore.cache.interface import BlockCache
 from chunkstore.cache.open import open_cache
+from chunkstore.cache.stager import Stager
 from chunkstore.config import StoreConfig
 from chunkstore.errors import StoreError
 from chunkstore.fetch import Fetcher, Prefetcher
@@ -25,10 +28,13 @@ from chunkstore.metrics import Counters
 from chunkstore.naming import Block, block_at, blocks_of
 from chunkstore.transfer import Transfer
 from chunkstore.workers import Workers
+from chunkstore.writeback import WriteBack
 from chunkstore.writer import SliceWriter
 
 _TRIM_AFTER_S = 5.0  # an idle mount gives its buffers back
 _CLOSE_S = 30.0
+
+log = logging.getLogger(__name__)
 
 
 class CacheReport(NamedTuple):
@@ -53,36 +59,55 @@ class ChunkStore:
         self._fetcher = Fetcher(self._transfer, self.cache)
         self._prefetcher = Prefetcher(self._fetcher, self.cache, config.prefetch if self.cache.enabled else 0)
         self._uploads = Workers("upload", config.max_uploads)
+        self._writeback = self._new_writeback()
         self._stop = threading.Event()
         self._trimmer = threading.Thread(target=self._trim, name="trim-buffers", daemon=True)
         self._trimmer.start()
 
     # writing
 
-    def new_writer(self, tier: int = 0) -> SliceWriter:
-        """A writer for one new slice."""
-        return SliceWriter(self._transfer, self.cache, self._uploads, tier)
+    def _new_writeback(self) -> WriteBack | None:
+        """Also without `--writeback`: what an earlier mount staged has to go up."""
+        if not isinstance(self.cache, DiskCache) or not self.config.drain_staged:
+            if self.config.writeback and self.config.drain_staged:
+                log.warning("--writeback is ignored: there is no cache directory to keep blocks in")
+            return None
+        stager = Stager(self.cache)
+        staged = self.config.writeback or next(stager.found(), None) is not None
+        return WriteBack(stager, self._transfer) if staged else None
+
+    def new_writer(self, tier: int = 0, writeback: bool = True) -> SliceWriter:
+        """A writer for one new slice. Without `writeback`, it is in the bucket when it is finished."""
+        return SliceWriter(self._transfer, self.cache, self._uploads, tier, self._writeback if writeback else None)
+
+    @property
+    def staged(self) -> tuple[int, int]:
+        """Blocks and bytes that wait on local disks for their upload."""
+        return self._writeback.waiting if self._writeback is not None else (0, 0)
 
     def sync(self) -> None:
         """Return when every slice finished before this call survives a loss of power."""
-        self.bucket.sync()
+        if self._writeback is not None:
+            self._writeback.sync()  # first: what it does not find any more is in the bucket
+        self._transfer.sync()
 
     def remove(self, slice_id: int, size: int) -> None:
         """Delete a slice's objects and cached blocks; what is not there counts as deleted."""
         blocks = list(blocks_of(slice_id, size, self.config.block_size))
         for block in blocks:
+            if self._writeback is not None:
+                self._writeback.forget(block)
             self.cache.remove(block)
         if blocks:
             self._transfer.delete(blocks)
 
     # reading
 
-    def read(self, slice_id: int, size: int, offset: int, length: int) -> bytearray:
-        """`length` bytes from `offset` of a slice of `size` bytes."""
-        data = bytearray(length)
-        with memoryview(data) as view:
-            self.read_into(slice_id, size, offset, view)
-        return data
+    def read(self, slice_id: int, size: int, offset: int, length: int) -> memoryview:
+        """`length` bytes from `offset` of a slice of `size` bytes, in memory of their own."""
+        view = memoryview(new_memory(length))
+        self.read_into(slice_id, size, offset, view)
+        return view
 
     def read_into(self, slice_id: int, size: int, offset: int, view: memoryview) -> None:
         """Fill `view` from `offset` of a slice of `size` bytes. After an error it may hold anything."""
@@ -133,16 +158,28 @@ class ChunkStore:
 
     # the cache commands
 
+    def missing(self, slice_id: int, size: int) -> list[Block]:
+        """The blocks of a slice that are not cached; none where there is no cache."""
+        if not self.cache.enabled:
+            return []
+        blocks = blocks_of(slice_id, size, self.config.block_size)
+        return [block for block in blocks if self.cache.where(block) is None]
+
+    def fill_block(self, block: Block) -> bool:
+        """Fetch one block into the cache. False if the cache did not take it. Waits while the buffers are used up."""
+        self.buffers.admit(block.size, cancelled=self._transfer.closing.is_set)
+        self._fetcher.fetch(block, forced=True).release()
+        return self.cache.where(block) is not None
+
     def fill_cache(self, slice_id: int, size: int) -> CacheReport:
         """Fetch every block that is not cached. Raises the last failure, after trying all."""
         report = self.check_cache(slice_id, size)
         failure: StoreError | None = None
-        for block in blocks_of(slice_id, size, self.config.block_size):
-            if self.cache.enabled and self.cache.where(block) is None:
-                try:
-                    self._fetcher.fetch(block, forced=True).release()
-                except StoreError as error:
-                    failure = error
+        for block in self.missing(slice_id, size):
+            try:
+                self.fill_block(block)
+            except StoreError as error:
+                failure = error
         if failure is not None:
             raise failure
         return report
@@ -175,6 +212,15 @@ class ChunkStore:
         self._transfer.upload_limit.set(upload_mbps)
         self._transfer.download_limit.set(download_mbps)
 
+    def use_bucket(self, bucket: Bucket) -> None:
+        """Go on with another bucket. Requests that are under way end in the old one, which nobody closes."""
+        old, self.bucket = self.bucket, bucket
+        self._transfer.bucket = bucket
+        try:
+            old.sync()
+        except StoreError as error:
+            log.error("the last objects in the old storage may not survive a loss of power: %s", error)
+
     def flush(self, timeout_s: float = _CLOSE_S) -> bool:
         """Wait until what was given to the cache is on its disk. False if it took too long."""
         return self.cache.flush(timeout_s)
@@ -183,10 +229,13 @@ class ChunkStore:
         """End uploads that were handed over, stop all threads. False if something did not end in time."""
         deadline = time.monotonic() + timeout_s
         self._stop.set()
-        ended = self._uploads.close(timeout_s / 2)
+        ended = self._writeback is None or self._writeback.close(timeout_s / 3)
+        ended &= self._uploads.close(timeout_s / 3)
         self._transfer.closing.set()  # from here on nothing waits for retries, limits or memory
         ended &= self._prefetcher.close(max(0.0, deadline - time.monotonic()))
         ended &= self.cache.close(max(0.0, deadline - time.monotonic()))
+        if self._writeback is not None:
+            self._writeback.tell_left()
         self._trimmer.join(max(0.0, deadline - time.monotonic()))
         self.buffers.trim()
         self.bucket.close()

@@ -19,6 +19,7 @@ from chunkstore.errors import Cancelled, StoreError, Timeout
 from chunkstore.naming import Block
 from chunkstore.transfer import Transfer
 from chunkstore.workers import Workers
+from chunkstore.writeback import WriteBack
 
 _ASK_EVERY_S = 0.25  # how often whoever waits for uploads may give up
 _STEPS = (64 << 10, 1 << 20)  # a small file must not hold a whole block's memory
@@ -29,15 +30,19 @@ class SliceWriter:
 
     __slots__ = (
         "_cache", "_error", "_given_up", "_handed_over", "_id", "_in_flight", "_pages", "_state", "_tier",
-        "_transfer", "_uploaded", "_workers", "length",
+        "_transfer", "_uploaded", "_workers", "_writeback", "length",
     )  # fmt: skip
 
-    def __init__(self, transfer: Transfer, cache: BlockCache, workers: Workers, tier: int) -> None:
+    def __init__(
+        self, transfer: Transfer, cache: BlockCache, workers: Workers, tier: int, writeback: WriteBack | None = None
+    ) -> None:
+        """With `writeback`, blocks are staged where it takes them."""
         self.length = 0  # bytes written so far; a slice has no holes
         self._transfer = transfer
         self._cache = cache
         self._workers = workers
         self._tier = tier
+        self._writeback = writeback
         self._id = 0
         self._pages: dict[int, Page] = {}  # of blocks not yet handed over
         self._handed_over = 0  # blocks below this index belong to the upload
@@ -193,6 +198,8 @@ class SliceWriter:
     def _upload_here(self, block: Block, page: Page) -> int | None:
         """One attempt by the caller of `finish`. None if that settled it, else which attempt a worker is to make."""
         first, failure = None, None
+        if self._staged(block, page):
+            return None
         try:
             first = self._transfer.upload_at_once(block, page.data[: block.size], self._tier)
         except Exception as error:  # as in a worker: `finish` raises it
@@ -204,11 +211,28 @@ class SliceWriter:
     def _upload(self, block: Block, page: Page, first: int) -> None:
         """Runs in a worker."""
         failure: Exception | None = None
+        if self._staged(block, page):
+            return
         try:
             self._transfer.upload(block, page.data[: block.size], self._tier, self._given_up, first)
         except Exception as error:  # whatever a driver raised is the writer's to hear, not the worker thread's
             failure = error
         self._settled(block, page, failure)
+
+    def _staged(self, block: Block, page: Page) -> bool:
+        """Whether the block was taken for write-back, and so settled."""
+        if self._writeback is None:
+            return False
+        failure: Exception | None = None
+        taken = False
+        try:
+            taken = self._writeback.accept(block, page.data[: block.size], self._tier)
+        except Exception as error:  # as any failure of an upload
+            taken, failure = True, error
+        if taken:
+            page.release()
+            self._ended(block, failure)
+        return taken
 
     def _settled(self, block: Block, page: Page, failure: Exception | None) -> None:
         config = self._transfer.config
@@ -237,6 +261,8 @@ class SliceWriter:
 
     def _remove(self, blocks: list[Block]) -> None:
         for block in blocks:
+            if self._writeback is not None:
+                self._writeback.forget(block)
             self._cache.remove(block)
         try:
             self._transfer.delete(blocks)

@@ -1,21 +1,29 @@
 """The file of one cached block: plain data, then checksums, then perhaps a footer that staging wrote.
 
 Not the directory around it. Layout: `data(size) [u32 BE CRC32C per 32 KiB of data] [footer]`. What is there follows
-from the file's length alone, so nothing else may ever be appended. A footer is `0x4653, u16 BE n, msgpack(n)`; it holds
-a tier, which only an upload needs. Files appear by rename of `{final}.tmp`, and are never forced to disk: a cached
+from the file's length alone, so nothing else may ever be appended. A footer is `0x4653, u16 BE n, msgpack(n)`, the map
+`{"tier": uint8, "pad": bin8}`, padded so that a length that is a multiple of 4 means checksums; only staged blocks of a
+tier have one. Files appear by rename of `{final}.tmp`, and are never forced to disk: a cached
 block that a crash damaged fails its checksum and is fetched again.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import struct
 from array import array
 
 from chunkstore.checksum import crc
 from chunkstore.errors import ChecksumMismatch, Damaged
 
+_log = logging.getLogger(__name__)
+
 UNIT = 32 << 10
+_MAGIC = 0x4653
+_TIER = re.compile(rb"\xa4tier\xcc(.)", re.DOTALL)
+_MOST_TIERS = 3
 _DROP_OS_CACHE = bool(os.environ.get("JFS_DROP_OSCACHE"))
 
 
@@ -26,13 +34,24 @@ def checksums(data: memoryview) -> bytes:
     return struct.pack(f">{len(sums)}I", *sums)
 
 
-def write(path: str, data: memoryview, mode: int, with_checksums: bool) -> None:
+def footer(tier: int, with_checksums: bool) -> bytes:
+    """What stands at the end of a staged block's file; nothing for tier 0."""
+    if not tier:
+        return b""
+    pad = bytes(2 if with_checksums else 0)
+    packed = b"\x82\xa4tier\xcc" + bytes([tier]) + b"\xa3pad\xc4" + bytes([len(pad)]) + pad
+    return struct.pack(">HH", _MAGIC, len(packed)) + packed
+
+
+def write(path: str, data: memoryview, mode: int, with_checksums: bool, tier: int = 0) -> None:
     """Write a block's file under its final name; its directory must exist. OSError as it comes.
 
     `mode` is what the file gets, whatever the umask: others are meant to read a shared cache.
     """
     temporary = path + ".tmp"
     parts = [data, memoryview(checksums(data))] if with_checksums else [data]
+    if tier:
+        parts.append(memoryview(footer(tier, with_checksums)))
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         try:
@@ -96,6 +115,19 @@ class BlockFile:
                 self._verify(view[first * UNIT - offset : whole_end - offset], first, self._sums)
         if _DROP_OS_CACHE:
             os.posix_fadvise(self._fd, offset, len(view), os.POSIX_FADV_DONTNEED)
+
+    def tier(self) -> int:
+        """The tier in the footer; 0 without one, or when it makes no sense."""
+        sums = len(self._sums) * 4 if self._sums is not None else 0
+        stored = os.pread(self._fd, 64, self._size + sums)
+        if len(stored) < 4:
+            return 0
+        magic, length = struct.unpack_from(">HH", stored)
+        found = _TIER.search(stored, 4)
+        if magic != _MAGIC or length != len(stored) - 4 or found is None or found[1][0] > _MOST_TIERS:
+            _log.warning("a staged block has a footer that makes no sense: %s", stored.hex())
+            return 0
+        return found[1][0]
 
     def _read(self, parts: list[memoryview], offset: int, length: int) -> None:
         got = os.preadv(self._fd, parts, offset)

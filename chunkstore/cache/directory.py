@@ -1,12 +1,12 @@
 """One cache directory on a local disk: its files, what is known of them, and the threads that keep it in bounds.
 
 Not the choice between directories (`chunkstore.cache.disks`). Files are shared with other clients:
-`{dir}/.lock` (the directory's id), `{dir}/raw/{key}`, and `{dir}/rawstaging`, which is not ours to touch.
+`{dir}/.lock` (the directory's id), `{dir}/raw/{key}`, and `{dir}/rawstaging` (`chunkstore.cache.staging`).
 
 Who runs. Any thread reads, inserts and removes. One writer thread brings inserted blocks to disk; one keeper looks
-after the disk every second, and starts a scan thread when one is due. `_lock` guards index, pending blocks and open
-files; no I/O happens under it. Invariant: a block is registered only after its file has its final name, and a removed
-block's file goes after its registration, so a reader sees a miss or right bytes, never a wrong file.
+after the disk (`chunkstore.cache.keeper`). `lock` guards index, pending blocks and open files; no I/O happens under it.
+Invariant: a block is registered only after its file has its final name, and a removed block's file goes after its
+registration, so a reader sees a miss or right bytes, never a wrong file.
 """
 
 from __future__ import annotations
@@ -21,21 +21,18 @@ from chunkstore.cache import blockfile
 from chunkstore.cache.blockfile import BlockFile
 from chunkstore.cache.eviction import Room
 from chunkstore.cache.folders import make_dirs, read_id, unlink_quietly
-from chunkstore.cache.health import Complaints, Health, State
-from chunkstore.cache.index import Index, pack, unpack
+from chunkstore.cache.health import Complaints, Health
+from chunkstore.cache.index import Index, pack
+from chunkstore.cache.keeper import Keeper
 from chunkstore.cache.pending import Pending
-from chunkstore.cache.scan import walk
+from chunkstore.cache.staging import StagingArea
 from chunkstore.config import StoreConfig
 from chunkstore.errors import Damaged
 from chunkstore.metrics import Counters
 from chunkstore.naming import Block
 
+_LAST_SECOND = (1 << 32) - 1  # that the index can tell
 _OPEN_FILES = 128  # descriptors kept per directory: an open costs more than the read of 4 KiB behind it
-_EVICT_BATCH = 64
-_TICK_S = 1.0
-_LOCK_CHECK_TICKS = 10
-_EXPIRE_SCANNED = 1000
-_PROBE = Block(0, 0, 3)
 
 
 class CacheDir:
@@ -45,44 +42,46 @@ class CacheDir:
         self, path: str, config: StoreConfig, capacity: int, items: int, counters: Counters, queue: int
     ) -> None:
         self.path = path
-        self.health = Health()
-        self._complaints = Complaints(path)
+        self.health = Health(steady=config.writeback)
+        self.staging = StagingArea(path, config)
+        self.complaints = Complaints(path)
         self.id = read_id(path, config.cache_mode)
-        self._config = config
-        self._counters = counters
+        self.config = config
+        self.counters = counters
         self._level = config.cache_checksum
-        self._lock = threading.Lock()
-        self._index = Index()
+        self.lock = threading.Lock()
+        self.index = Index()
         self._pending = Pending(queue)
-        self._changed = threading.Condition(self._lock)
-        self._open: OrderedDict[int, BlockFile] = OrderedDict()
-        self._scanning = True  # until the first scan is through, the disk is asked
-        self._stop = threading.Event()
-        self._room = Room(path, config, capacity, items)
+        self._changed = threading.Condition(self.lock)
+        self.open_files: OrderedDict[int, BlockFile] = OrderedDict()
+        self.scanning = True  # until the first scan is through, the disk is asked
+        self.stopping = threading.Event()
+        self.room = Room(path, config, capacity, items)
+        self.keeper = Keeper(self)
         self._threads = [
             threading.Thread(target=run, name=f"cache-{name}", daemon=True)
-            for name, run in (("write", self._write_pending), ("keep", self._keep))
+            for name, run in (("write", self._write_pending), ("keep", self.keeper.run))
         ]
         for thread in self._threads:
             thread.start()
 
     def file_of(self, block: Block) -> str:
-        return f"{self.path}/raw/{block.key(self._config.hash_prefix)}"
+        return f"{self.path}/raw/{block.key(self.config.hash_prefix)}"
 
     # reading
 
     def read_into(self, block: Block, offset: int, view: memoryview) -> bool:
         """As `BlockCache.read_into`."""
         key = pack(block.slice_id, block.indx)
-        with self._lock:
+        with self.lock:
             page = self._pending.page(key)
             if page is not None:
                 page.retain()
-            elif not self._index.touch(key, int(time.time())) and not self._scanning:
+            elif not self.index.touch(key, int(time.time())) and not self.scanning:
                 return False
-            file = self._open.get(key)
+            file = self.open_files.get(key)
             if file is not None:
-                self._open.move_to_end(key)
+                self.open_files.move_to_end(key)
         if page is not None:
             view[:] = page.data[offset : offset + len(view)]
             page.release()
@@ -98,62 +97,68 @@ class CacheDir:
         except FileNotFoundError:
             self._forget(key)
         except Damaged as problem:
-            self._counters.add(blockcache_damaged=1)
-            self._complaints.damaged(self.file_of(block), problem)
+            self.counters.add(blockcache_damaged=1)
+            self.complaints.damaged(self.file_of(block), problem)
             self.remove(block)
         except OSError as error:
             failure = error
-            self._forget(key)
+            if not self.holds_staged(block):  # that is nowhere else, and the next attempt may go better
+                self._forget(key)
         finally:
             self.health.end(failure)
         return False
 
     def _open_file(self, key: int, block: Block) -> BlockFile:
-        file = BlockFile(self.file_of(block), block.size)
-        with self._lock:
-            if key in self._index:  # one that was removed meanwhile must not stay open
-                self._open[key] = file
-                if len(self._open) > _OPEN_FILES:
-                    self._open.popitem(last=False)
+        try:
+            file = BlockFile(self.file_of(block), block.size)
+        except FileNotFoundError:
+            if not (self.scanning or self.holds_staged(block)):
+                raise
+            file = BlockFile(self.staging.file_of(block), block.size)
+        with self.lock:
+            if key in self.index:  # one that was removed meanwhile must not stay open
+                self.open_files[key] = file
+                if len(self.open_files) > _OPEN_FILES:
+                    self.open_files.popitem(last=False)
         return file
 
     def _forget(self, key: int) -> None:
-        with self._lock:
-            self._index.discard(key)
-            self._open.pop(key, None)
+        with self.lock:
+            self.index.discard(key)
+            self.open_files.pop(key, None)
 
     def where(self, block: Block) -> str | None:
         key = pack(block.slice_id, block.indx)
-        with self._lock:
-            if key in self._pending or key in self._index:
+        with self.lock:
+            if key in self._pending or key in self.index:
                 return self.path
-            if not self._scanning:
+            if not self.scanning:
                 return None
-        return self.path if os.path.exists(self.file_of(block)) else None
+        return self.path if os.path.exists(self.file_of(block)) or self.staging.holds(block) else None
 
     # writing
 
     def insert(self, block: Block, page: Page, forced: bool) -> None:
         """As `BlockCache.insert`. Forced ones wait for room in the queue."""
         if not self._queue(block, page, forced):
-            self._counters.add(blockcache_drops=1)
+            self.counters.add(blockcache_drops=1)
             self.remove(block)  # what is kept under its name is older
 
     def _queue(self, block: Block, page: Page, forced: bool) -> bool:
         """Hand a block to the writer thread, in the place of what was kept under its name. False without room."""
         key = pack(block.slice_id, block.indx)
-        deadline = time.monotonic() + self._config.get_timeout_s
-        with self._lock:
-            while not self._pending.fits(block.size) and not self._stop.is_set():
+        deadline = time.monotonic() + self.config.get_timeout_s
+        with self.lock:
+            while not self._pending.fits(block.size) and not self.stopping.is_set():
                 if not forced or not self._changed.wait(max(0.0, deadline - time.monotonic())):
                     return False
-            if self._stop.is_set() or (self._room.raw_full and self._config.cache_eviction == "none"):
+            if self.stopping.is_set() or (self.room.raw_full and self.config.cache_eviction == "none"):
                 return False
-            if (self._index.size(key) or 0) < 0:  # staged: another client is about to upload it
+            if (self.index.size(key) or 0) < 0:  # staged: another client is about to upload it
                 return True
             replaced = self._pending.drop(key)
-            self._index.discard(key)
-            self._open.pop(key, None)
+            self.index.discard(key)
+            self.open_files.pop(key, None)
             self._pending.add(key, block, page.retain())
             self._changed.notify_all()
         if replaced is not None:
@@ -162,18 +167,18 @@ class CacheDir:
 
     def _write_pending(self) -> None:
         while True:
-            with self._lock:
+            with self.lock:
                 while (taken := self._pending.take()) is None:
-                    if self._stop.is_set():
+                    if self.stopping.is_set():
                         return
                     self._changed.wait()
                 key, (block, page) = taken
                 page.retain()  # `remove` may release the other hold
             written = self._write(block, page)
-            with self._lock:
+            with self.lock:
                 wanted = self._pending.settle(key, taken[1])
                 if wanted and written:
-                    self._index.add(key, block.size, int(time.time()))
+                    self.index.add(key, block.size, int(time.time()))
                 self._changed.notify_all()
             page.release()
             if wanted:
@@ -181,8 +186,8 @@ class CacheDir:
             elif written:
                 unlink_quietly(self.file_of(block))
             del taken, page  # a waiting thread holds nobody's page
-            if self._room.exceeded(self._index):
-                self.evict()
+            if self.room.exceeded(self.index):
+                self.keeper.evict()
 
     def _write(self, block: Block, page: Page) -> bool:
         """Bring one block to disk. A cache that cannot is no reason to fail anybody: the block is dropped."""
@@ -195,153 +200,113 @@ class CacheDir:
             data = page.data[: block.size]
             with_checksums = self._level != "none"
             try:
-                blockfile.write(path, data, self._config.cache_mode, with_checksums)
+                blockfile.write(path, data, self.config.cache_mode, with_checksums)
             except FileNotFoundError:
-                make_dirs(os.path.dirname(path), self._config.cache_mode)
-                blockfile.write(path, data, self._config.cache_mode, with_checksums)
+                make_dirs(os.path.dirname(path), self.config.cache_mode)
+                blockfile.write(path, data, self.config.cache_mode, with_checksums)
         except OSError as error:
             failure = error
-            self._room.note_full(error)
-            self._complaints.refused(error)
-            self._counters.add(blockcache_drops=1)
+            self.room.note_full(error)
+            self.complaints.refused(error)
+            self.counters.add(blockcache_drops=1)
             unlink_quietly(path)  # an older block of this name
             return False
         finally:
             self.health.end(failure)
-        self._counters.add(blockcache_writes=1, blockcache_write_bytes=block.size)
-        self._counters.blockcache_write_hist_seconds.observe(time.perf_counter() - began)
+        self.counters.add(blockcache_writes=1, blockcache_write_bytes=block.size)
+        self.counters.blockcache_write_hist_seconds.observe(time.perf_counter() - began)
         return True
+
+    # write-back
+
+    def stage(self, block: Block, data: memoryview, tier: int) -> bool:
+        """Keep a block that its bucket does not have yet. False if this disk should not, or cannot."""
+        if self.room.stage_full or self.stopping.is_set() or not self.health.begin():
+            return False
+        failure: OSError | None = None
+        try:
+            self.staging.write(block, data, tier, self.file_of(block))
+        except OSError as error:
+            failure = error
+            self.room.note_full(error)
+            self.complaints.refused(error)
+            return False
+        finally:
+            self.health.end(failure)
+        self.note_staged(block, int(time.time() - self.config.cache_expire_s / 2))
+        return True
+
+    def note_staged(self, block: Block, atime: int) -> None:
+        """A block is in the staging area: whatever was cached under its name is not it."""
+        key = pack(block.slice_id, block.indx)
+        with self.lock:
+            page = self._pending.drop(key)
+            self.open_files.pop(key, None)
+            self.index.discard(key)
+            self.index.add(key, -block.size, max(0, min(atime, _LAST_SECOND)))
+        if page is not None:
+            page.release()
+
+    def note_uploaded(self, block: Block) -> None:
+        """The bucket has it now: it is cached like any other, if its file is there."""
+        key = pack(block.slice_id, block.indx)
+        there = os.path.exists(self.file_of(block))
+        with self.lock:
+            if self.index.size(key) == -block.size:
+                self.index.discard(key)
+                if there:
+                    self.index.add(key, block.size, int(time.time()))
+
+    def unstage(self, block: Block) -> None:
+        """Forget a staged block that nobody wants any more, and a cached one as well."""
+        key = pack(block.slice_id, block.indx)
+        with self.lock:
+            if (self.index.size(key) or 0) < 0:
+                self.index.discard(key)
+                self.open_files.pop(key, None)
+        try:
+            self.staging.drop(block)
+        except OSError as error:
+            self.complaints.refused(error)
+        unlink_quietly(self.file_of(block))
+
+    def holds_staged(self, block: Block) -> bool:
+        """Whether the block waits here for its upload."""
+        with self.lock:
+            return bool(self.index.staged) and (self.index.size(pack(block.slice_id, block.indx)) or 0) < 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the disk is so full that what waits for upload should not wait longer."""
+        return self.room.raw_full
 
     # removing
 
     def remove(self, block: Block) -> None:
         """Forget a block and unlink its file; one that waits for another client's upload stays."""
         key = pack(block.slice_id, block.indx)
-        with self._lock:
+        with self.lock:
             page = self._pending.drop(key)
-            size = self._index.size(key)
+            size = self.index.size(key)
             staged = size is not None and size < 0
-            known = not staged and self._index.discard(key)
+            known = not staged and self.index.discard(key)
             if not staged:
-                self._open.pop(key, None)
+                self.open_files.pop(key, None)
             self._changed.notify_all()
         if page is not None:
             page.release()
-        if known or (self._scanning and not staged):
+        if known or (self.scanning and not staged):
             unlink_quietly(self.file_of(block))
-
-    def evict(self) -> None:
-        """Give blocks up until the directory is within its bounds, a bit below them."""
-        if self._config.cache_eviction == "none":
-            return
-        goal = self._room.goal()
-        aged = None
-        while not self._stop.is_set():
-            victims: list[Block] = []
-            with self._lock:
-                if aged is None and self._config.cache_eviction == "lru":
-                    aged = self._index.by_age()
-                for _ in range(4 * _EVICT_BATCH):
-                    if goal.reached(self._index) or len(victims) == _EVICT_BATCH:
-                        break
-                    key = self._index.older_of_two() if aged is None else next(aged, None)
-                    size = None if key is None else self._index.size(key)
-                    if key is None or size is None:
-                        continue
-                    self._index.discard(key)
-                    self._open.pop(key, None)
-                    goal.freed(size)
-                    victims.append(Block(*unpack(key), size))
-            self._unlink_evicted(victims)
-            if len(victims) < _EVICT_BATCH:
-                return
-
-    def _unlink_evicted(self, victims: list[Block]) -> None:
-        for block in victims:
-            unlink_quietly(self.file_of(block))
-        if victims:
-            self._counters.add(blockcache_evicts=len(victims))
-
-    # looking after the disk
-
-    def _keep(self) -> None:
-        ticks = 0
-        last_scan = 0.0
-        scanner: threading.Thread | None = None
-        interval = self._config.cache_scan_interval_s
-        while True:
-            due = not last_scan or (interval > 0 and time.monotonic() - last_scan >= interval)
-            if due and interval >= 0 and (scanner is None or not scanner.is_alive()):
-                last_scan = time.monotonic()
-                scanner = threading.Thread(target=self.scan, name="cache-scan", daemon=True)
-                scanner.start()
-            self._room.look(check_lock=ticks % _LOCK_CHECK_TICKS == 0)
-            if self._room.raw_full or self._room.exceeded(self._index):
-                self.evict()
-            if self._config.cache_expire_s and ticks % max(1, min(60, int(self._config.cache_expire_s))) == 0:
-                self.expire()
-            self.health.tick()
-            self._complaints.state(self.health.state)
-            if self.health.state is State.UNSTABLE:
-                self._probe()
-            ticks += 1
-            if self._stop.wait(_TICK_S):
-                break
-        if scanner is not None:
-            scanner.join()
-
-    def expire(self) -> None:
-        """Drop what was not used for `cache_expire_s`."""
-        with self._lock:
-            old = self._index.unused_since(int(time.time() - self._config.cache_expire_s), _EXPIRE_SCANNED)
-            victims = [Block(*unpack(key), self._index.size(key) or 0) for key in old]
-            for key in old:
-                self._index.discard(key)
-                self._open.pop(key, None)
-        self._unlink_evicted(victims)
-
-    def scan(self) -> None:
-        """Learn what is on the disk. Without this, or until its end, each miss asks the disk."""
-        with self._lock:
-            self._scanning = True
-            self._index.begin_scan()
-        for block, size, atime in walk(f"{self.path}/raw", self._config.hash_prefix, self._stop):
-            with self._lock:
-                self._index.add(pack(block.slice_id, block.indx), size, atime)
-        if self._stop.is_set():
-            return
-        with self._lock:
-            self._index.end_scan()
-            self._scanning = False
-
-    def _probe(self) -> None:
-        """Twice a tick, write, read and remove a tiny file of an unstable disk, so that it can prove itself."""
-        number = time.time_ns() // 1000000
-        path = f"{self.path}/raw/probe/{number % 256:02X}/{number // 1000000}/{number}_0_3"
-        data = memoryview(b"\x01\x02\x03")
-        for _ in range(2):
-            if not self.health.begin():
-                return
-            failure: OSError | None = None
-            try:
-                make_dirs(os.path.dirname(path), self._config.cache_mode)
-                blockfile.write(path, data, self._config.cache_mode, with_checksums=False)
-                BlockFile(path, len(data)).read_into(0, memoryview(bytearray(len(data))), "none")
-                os.unlink(path)
-            except OSError as error:
-                failure = error
-            finally:
-                self.health.end(failure)
 
     # the whole
 
     def usage(self) -> tuple[int, int]:
-        with self._lock:
-            return len(self._index) + len(self._pending), self._index.used + self._pending.queued_bytes
+        with self.lock:
+            return len(self.index) + len(self._pending), self.index.used + self._pending.queued_bytes
 
     def flush(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
-        with self._lock:
+        with self.lock:
             while not self._pending.idle:
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -352,9 +317,9 @@ class CacheDir:
     def close(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         flushed = self.flush(timeout_s)
-        with self._lock:
-            self._stop.set()
-            self._open.clear()
+        with self.lock:
+            self.stopping.set()
+            self.open_files.clear()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

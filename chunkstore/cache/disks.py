@@ -86,6 +86,15 @@ class DiskCache(BlockCache):
         self._fallback = MemoryCache(config, FALLBACK_SIZE, counters)
         self._routes = _Routes.of(dirs)
 
+    @property
+    def dirs(self) -> list[CacheDir]:
+        """All directories, whatever their state."""
+        return self._all
+
+    def owner(self, block: Block) -> CacheDir | None:
+        """The directory that a block belongs to; None when every disk is down."""
+        return self._of(block)
+
     def _of(self, block: Block) -> CacheDir | None:
         """Where a block belongs; None when every disk is down."""
         routes = self._routes
@@ -101,6 +110,13 @@ class DiskCache(BlockCache):
     def _legacy(self, block: Block) -> CacheDir:
         return self._all[fnv1(block.key(self._hash_prefix).encode()) % len(self._all)]
 
+    def _others(self, block: Block, owner: CacheDir) -> list[CacheDir]:
+        """Where else a block may be: in its legacy place, or where it was staged when the directories were others."""
+        if len(self._all) == 1:
+            return []
+        legacy = self._legacy(block)
+        return [each for each in self._all if each is not owner and (each is legacy or each.holds_staged(block))]
+
     def read_into(self, block: Block, offset: int, view: memoryview) -> bool:
         single = self._routes.single
         owner = single if single and single.health.state is State.NORMAL else self._of(block)
@@ -108,10 +124,7 @@ class DiskCache(BlockCache):
             return self._fallback.read_into(block, offset, view)
         if owner.read_into(block, offset, view):
             return True
-        if len(self._all) > 1:
-            other = self._legacy(block)
-            return other is not owner and other.read_into(block, offset, view)
-        return False
+        return any(other.read_into(block, offset, view) for other in self._others(block, owner))
 
     def insert(self, block: Block, page: Page, forced: bool = False) -> None:
         owner = self._of(block)
@@ -134,10 +147,8 @@ class DiskCache(BlockCache):
         owner = self._of(block)
         if owner is None:
             return self._fallback.where(block)
-        place = owner.where(block)
-        if place is None and len(self._all) > 1:
-            place = self._legacy(block).where(block)
-        return place
+        places = (each.where(block) for each in (owner, *self._others(block, owner)))
+        return next((place for place in places if place is not None), None)
 
     def usage(self) -> tuple[int, int]:
         usages = [self._fallback.usage(), *(each.usage() for each in self._all)]

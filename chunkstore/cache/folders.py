@@ -27,8 +27,11 @@ def read_id(path: str, mode: int) -> str:
     return made
 
 
-def make_dirs(path: str, mode: int) -> None:
-    """Directories for files of `mode`: who may read a file may also list and fill its directory, as upstream."""
+def make_dirs(path: str, mode: int) -> list[str]:
+    """Directories for files of `mode`: who may read a file may also list and fill its directory, as upstream.
+
+    Returns those that were missing.
+    """
     readable = mode & 0o444
     wanted = mode | readable >> 2 | readable >> 1
     missing = []
@@ -42,6 +45,7 @@ def make_dirs(path: str, mode: int) -> None:
         except FileExistsError:
             if not os.path.isdir(each):
                 raise
+    return missing
 
 
 def unlink_quietly(path: str) -> None:

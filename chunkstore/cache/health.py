@@ -43,8 +43,10 @@ def _number(name: str, default: float) -> float:
 class Health:
     """The state of one disk, told by the operations on it and a tick every second."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, steady: bool = False) -> None:
+        """`steady`: never give the disk up, as it holds what is nowhere else (write-back)."""
         self.state = State.NORMAL
+        self._steady = steady
         self._clock = clock
         self._lock = threading.Lock()
         self._running: dict[int, float] = {}  # thread -> start of its operation
@@ -92,7 +94,7 @@ class Health:
 
     def _count_error(self) -> None:
         self._errors += 1
-        if self.state is State.NORMAL and self._errors >= _ERRORS_TO_UNSTABLE:
+        if self.state is State.NORMAL and self._errors >= _ERRORS_TO_UNSTABLE and not self._steady:
             self.state = State.UNSTABLE
             self._window = self._since = self._clock()
             self._operations = self._errors = 0
