@@ -13,7 +13,7 @@ from meta.errors import Refused
 from meta.rules.access import EXECUTE, READ, WRITE, require
 from meta.rules.content import fallocate, truncate, write_slice
 from meta.rules.copying import copy_file_range
-from meta.slices import Piece, resolve
+from meta.slices import COMPACT_AT_MOST, RECORD_SIZE, Piece, resolve
 from meta.types import FLAG_APPEND, FLAG_IMMUTABLE, TRASH, Caller
 
 _FMODE_EXEC = 0x20
@@ -113,6 +113,16 @@ class FileCalls(ClientBase):
         if self.config.read_only:
             raise Refused(errno.EROFS)
         return self.compactor.compact(ino, indx)
+
+    def compact_fully(self, ino: int, indx: int) -> bool:
+        """The same in as many goes as the length takes that the chunk has now; each leaves one record of so many."""
+        records = len(self.reader.chunk(ino, indx)) // RECORD_SIZE
+        shorter = False
+        for _ in range((records - 2) // (COMPACT_AT_MOST - 1) + 1):
+            if not self.compact_chunk(ino, indx):
+                break
+            shorter = True
+        return shorter
 
     def _check_open(self, caller: Caller, attr: Attr, flags: int) -> None:
         """Who may open for what; flags of the inode bind everybody."""

@@ -81,6 +81,14 @@ class Engine(Protocol):
 
     def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]: ...
 
+    def list_delayed(self) -> Iterator[Delayed]:
+        """Every entry of replaced slices."""
+        ...
+
+    def list_deleted_files(self) -> Iterator[DeletedFile]:
+        """Every file whose chunks are still to be removed."""
+        ...
+
     def detached(self, before: int) -> list[int]:
         """Directories of unfinished clones older than `before`."""
         ...

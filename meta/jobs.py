@@ -36,6 +36,8 @@ _FILES_TOGETHER = 100
 _FILE_AGE_S = 3600  # younger removed files are in the hands of the client that removed them
 
 Stop = Callable[[], bool]
+Done = Callable[[int], None]
+"""Told how many more are done; in any of the threads."""
 
 
 class _Stopped(Exception):
@@ -76,7 +78,7 @@ def clean_files(vol: Volume, deleter: Deleter, stop: Stop) -> None:
     clean_clones(vol, deleter, stop)
 
 
-def clean_clones(vol: Volume, deleter: Deleter, stop: Stop) -> None:
+def clean_clones(vol: Volume, deleter: Deleter, stop: Stop, done: Done = lambda count: None) -> None:
     """Remove the trees of clones that were begun a day ago and never got their name: their client has died."""
     follow = _follow(deleter, stop)
     for ino in vol.engine.detached(vol.now()[0] - _DAY_S):
@@ -87,6 +89,8 @@ def clean_clones(vol: Volume, deleter: Deleter, stop: Stop) -> None:
             return
         except Refused as e:  # must not keep the others
             log.warning("the unfinished clone %d cannot be removed: %s", ino, e)
+        else:
+            done(1)
 
 
 def clean_slices(vol: Volume, deleter: Deleter, stop: Stop) -> None:
@@ -100,23 +104,32 @@ def clean_slices(vol: Volume, deleter: Deleter, stop: Stop) -> None:
 def clean_trash(vol: Volume, deleter: Deleter, stop: Stop) -> None:
     """Empty the hours of the trash that are due, oldest first, then release replaced slices of that age."""
     now, days = vol.now()[0], vol.setting.trash_days
-    hours = [item for page in entries(vol.engine.reader, TRASH) for item in page if is_due(item.name, now, days)]
+    empty_hours(vol, deleter, stop, lambda name: is_due(name, now, days))
+    if not stop():
+        clean_delayed(vol, deleter, stop)
 
-    follow = _follow(deleter, stop)
+
+def empty_hours(
+    vol: Volume, deleter: Deleter, stop: Stop, due: Callable[[bytes], bool], *, threads: int = 1,
+    done: Done = lambda count: None,
+) -> None:  # fmt: skip
+    """Remove the hourly directories of the trash whose names are `due`, with all that is in them, oldest first."""
+    hours = [item for page in entries(vol.engine.reader, TRASH) for item in page if due(item.name)]
+    follow = _follow(deleter, stop, done)
     for hour in sorted(hours, key=lambda item: item.ino):
         try:
-            remove_tree(vol, SUPERUSER, TRASH, hour.name, skip_trash=True, force=True, removed=follow)
+            remove_tree(vol, SUPERUSER, TRASH, hour.name, skip_trash=True, force=True, threads=threads, removed=follow)
         except _Stopped:
             return
         except Refused as e:  # must not keep the others
             log.warning("the trash of hour %s cannot be removed: %s", hour.name.decode(), e)
-    clean_delayed(vol, deleter, stop)
 
 
-def _follow(deleter: Deleter, stop: Stop) -> Report:
+def _follow(deleter: Deleter, stop: Stop, done: Done = lambda count: None) -> Report:
     """What follows from each inode that a removal of a tree tells of."""
 
     def follow(removed: Removed) -> None:
+        done(1)
         if removed.deleted is not None:
             deleter.delete_file(removed.deleted)
         if stop():

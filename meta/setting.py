@@ -24,12 +24,12 @@ class Tier(NamedTuple):
     tag: str = ""
 
 
-def _key(key: str, default: Any, omitempty: bool = False) -> Any:
+def _key(key: str, default: Any, omitempty: bool = False, *, secret: bool = False) -> Any:
     """A field that the document has under `key`; with `omitempty` only if it is not zero or empty."""
     metadata = {"key": key, "omitempty": omitempty, "type": type(default)}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +46,15 @@ class Setting:
     tiers: Mapping[int, Tier] = _key("Tiers", {0: Tier(0)})
     bucket: str = _key("Bucket", "")
     access_key: str = _key("AccessKey", "", True)
-    secret_key: str = _key("SecretKey", "", True)
-    session_token: str = _key("SessionToken", "", True)
+    secret_key: str = _key("SecretKey", "", True, secret=True)
+    session_token: str = _key("SessionToken", "", True, secret=True)
     block_size: int = _key("BlockSize", 4096)  # KiB
     compression: str = _key("Compression", "none", True)
     shards: int = _key("Shards", 0, True)
     hash_prefix: bool = _key("HashPrefix", False, True)
     capacity: int = _key("Capacity", 0, True)  # bytes; 0: unlimited
     inodes: int = _key("Inodes", 0, True)  # 0: unlimited
-    encrypt_key: str = _key("EncryptKey", "", True)
+    encrypt_key: str = _key("EncryptKey", "", True, secret=True)
     encrypt_algo: str = _key("EncryptAlgo", "aes256gcm-rsa", True)
     key_encrypted: bool = _key("KeyEncrypted", False, True)
     upload_limit: int = _key("UploadLimit", 0, True)  # Mbps

@@ -241,6 +241,12 @@ class RedisEngine:
     def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]:
         return self._scans.delayed(before, limit)
 
+    def list_delayed(self) -> Iterator[Delayed]:
+        return self._scans.list_delayed()
+
+    def list_deleted_files(self) -> Iterator[DeletedFile]:
+        return self._scans.list_deleted_files()
+
     def detached(self, before: int) -> list[int]:
         return self._scans.detached(before)
 

@@ -138,6 +138,14 @@ class Link:
                 patience = patience or Patience(self.endpoint.deadline_s)
                 patience.wait(e)
 
+    def run_id(self) -> bytes:
+        """Which run of which server answers now; empty if it does not let itself be asked."""
+        try:
+            lines = self.ask((b"INFO", b"server"))[0].splitlines()
+        except Unavailable:
+            return b""
+        return next((line for line in lines if line.startswith(b"run_id:")), b"")
+
     def run_script(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Any:
         """The answer of a script, sent once; `Lost` if it may have run, `NotNow` if it has not."""
         answer = self.exchange([(b"EVALSHA", script.sha, len(keys), *keys, *arguments)])[0]

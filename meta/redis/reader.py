@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from meta.acl import Rule
 from meta.attr import Attr
-from meta.errors import Corrupt
+from meta.errors import Corrupt, Unavailable
 from meta.redis import keys as k
 from meta.redis.keys import Keys
 from meta.redis.known import Known
@@ -260,23 +260,28 @@ class RedisReader:
     def scan_keys(self, pattern: bytes) -> Iterator[bytes]:
         """Keys of the volume that match a glob pattern (without the prefix, which is taken off); some maybe twice."""
         prefix = self.keys.prefix
-        at = 0
-        while True:
-            answer = self.link.ask((b"SCAN", at, b"MATCH", prefix + pattern, b"COUNT", 10_000))[0]
-            at = int(answer[0])
-            yield from (key[len(prefix) :] for key in answer[1])
-            if not at:
-                return
+        for page in self._pages(lambda at: (b"SCAN", at, b"MATCH", prefix + pattern, b"COUNT", 10_000)):
+            yield from (key[len(prefix) :] for key in page)
 
     def scan_hash(self, key: bytes, command: bytes = b"HSCAN") -> Iterator[tuple[bytes, bytes]]:
         """Fields and values of a hash (or members and scores: ZSCAN) in small pages; some maybe twice."""
-        at = 0
+        for page in self._pages(lambda at: (command, key, at, b"COUNT", 1000)):
+            yield from pairs(page).items()
+
+    def _pages(self, command: Callable[[int], Command]) -> Iterator[list[bytes]]:
+        """The pages of a scan; `Unavailable` behind the last one if they were not all of one run of one server.
+
+        A cursor is a place in the tables of the server that gave it: at another one, it would pass keys over.
+        """
+        server, at = self.link.run_id(), 0
         while True:
-            answer = self.link.ask((command, key, at, b"COUNT", 1000))[0]
+            answer = self.link.ask(command(at))[0]
             at = int(answer[0])
-            yield from pairs(answer[1]).items()
+            yield answer[1]
             if not at:
-                return
+                break
+        if self.link.run_id() != server:
+            raise Unavailable(f"{self.link.endpoint} was restarted or replaced while it was listed; try again")
 
     def ask_many(self, commands: Sequence[Command]) -> list[Any]:
         """Answers of many reads, `BATCH` of them in a round trip."""

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Final
 
 from meta.attr import Attr
+from meta.errors import Corrupt
 from meta.redis import keys as k
 from meta.redis.reader import BATCH, RedisReader, joined, pairs
 from meta.slices import decode_delayed
@@ -57,21 +58,19 @@ class Scans:
             for key, items in zip(batch, self._link.ask(*commands), strict=True):
                 if items:
                     ino, _, indx = key[1:].partition(b"_")
-                    yield int(ino), int(indx), joined(items)
+                    yield int(ino), int(indx), _records(int(ino), int(indx), items)
 
     def slice_refs(self) -> Iterator[tuple[int, int, int]]:
         for field, count in self._reader.scan_hash(self._keys.slice_refs):
             yield *k.read_slice_field(field), int(count) + 1
 
     def delayed(self, before: int, limit: int) -> list[Delayed]:
-        found = []
+        return list(islice((e for e in self.list_delayed() if e.created < before), limit if limit >= 0 else None))
+
+    def list_delayed(self) -> Iterator[Delayed]:
         for field, data in self._reader.scan_hash(self._keys.delayed):
             slice_id, _, created = field.partition(b"_")
-            if int(created) < before:
-                found.append(Delayed(int(slice_id), int(created), decode_delayed(data)))
-                if len(found) == limit:
-                    break
-        return found
+            yield Delayed(int(slice_id), int(created), decode_delayed(data))
 
     def deleted_files(self, before: int, limit: int) -> list[DeletedFile]:
         """Oldest first."""
@@ -83,6 +82,10 @@ class Scans:
             DeletedFile(*k.read_deleted_member(member), int(float(score)))
             for member, score in zip(found[::2], found[1::2], strict=True)
         ]
+
+    def list_deleted_files(self) -> Iterator[DeletedFile]:
+        for member, score in self._reader.scan_hash(self._keys.deleted_files, b"ZSCAN"):
+            yield DeletedFile(*k.read_deleted_member(member), int(float(score)))
 
     def detached(self, before: int) -> list[int]:
         found = self._link.ask((b"ZRANGEBYSCORE", self._keys.detached, b"-inf", b"(%d" % before))[0]
@@ -107,3 +110,11 @@ class Scans:
         """Every key of the volume, prefix included; nothing of what else the database may hold."""
         prefix = self._keys.prefix
         return (prefix + key for key in self._reader.scan_keys(b"*") if OURS.fullmatch(key))
+
+
+def _records(ino: int, indx: int, items: list[bytes]) -> bytes:
+    """The records of a chunk; `Corrupt`, which names it."""
+    try:
+        return joined(items)
+    except Corrupt as problem:
+        raise Corrupt(f"chunk {indx} of inode {ino}: {problem}") from None

@@ -92,3 +92,12 @@ def delete_chunk(tx: Transaction, ino: int, indx: int) -> list[SliceKey]:
         return []
     tx.delete_chunk(ino, indx)
     return release(tx, [(record.id, record.size) for record in decode_slices(records) if record.id])
+
+
+def delete_orphan_chunk(tx: Transaction, ino: int, indx: int) -> list[SliceKey]:
+    """Remove the records of a chunk whose file does not exist; the slices that lost their last reference.
+
+    Nobody will use it again: numbers of inodes come once, and a chunk is only written where its file is.
+    """
+    tx.prefetch(("attr", ino), ("chunk", ino, indx))
+    return delete_chunk(tx, ino, indx) if tx.attr(ino) is None else []

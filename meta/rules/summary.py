@@ -16,8 +16,8 @@ from meta.attr import Attr
 from meta.errors import Refused
 from meta.rules.context import Volume
 from meta.rules.lookup import entries
-from meta.transaction import DirStat, Reader
-from meta.types import DIR_LENGTH, DIRECTORY, align4k
+from meta.transaction import Reader
+from meta.types import DIR_LENGTH, DIRECTORY
 
 
 class Summary(NamedTuple):
@@ -130,18 +130,3 @@ def _directory(reader: Reader, ino: int, strict: bool) -> tuple[Summary, list[in
     if stat is not None:
         leaves = Summary(stat.length, stat.space - DIR_LENGTH * len(below), count - len(below), 0)
     return leaves.plus(Summary(0, DIR_LENGTH * len(below), 0, len(below))), below
-
-
-def recount(reader: Reader, ino: int) -> DirStat:
-    """What the statistics of a directory should say."""
-    length = space = inodes = 0
-    for page in entries(reader, ino, plus=True):
-        for item in page:
-            attr = item.attr
-            inodes += 1
-            if attr is not None and attr.is_file:
-                length += attr.length
-                space += align4k(attr.length)
-            else:
-                space += DIR_LENGTH
-    return DirStat(length, space, inodes)

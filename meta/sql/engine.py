@@ -28,6 +28,7 @@ from meta.types import Dirent
 T = TypeVar("T")
 
 _PAGE: Final = 2000  # rows that a scan holds at once
+_DELAYED_PAGE: Final = 200  # of up to 1000 slices each
 _FIRST: Final = {"nextInode": 2, "nextChunk": 1}
 _COUNTERS: Final = {**_FIRST, "nextSession": 0, "usedSpace": 0, "totalInodes": 0, "nextCleanupSlices": 0}
 """Rows that every volume has: official clients lose additions to a row that is missing."""
@@ -185,6 +186,13 @@ class SqlEngine:
         rows = self._pooled.all(self._sql.delayed_before, (before, limit))
         return [Delayed(slice_id, created, decode_delayed(slices)) for slice_id, created, slices in rows]
 
+    def list_delayed(self) -> Iterator[Delayed]:
+        rows = self._scan(self._sql.delayed_from, _DELAYED_PAGE)
+        return (Delayed(slice_id, created, decode_delayed(slices)) for slice_id, created, slices in rows)
+
+    def list_deleted_files(self) -> Iterator[DeletedFile]:
+        return (DeletedFile._make(row) for row in self._scan(self._sql.deleted_from))
+
     def detached(self, before: int) -> list[int]:
         return [row[0] for row in self._pooled.all(self._sql.detached_before, (before,))]
 
@@ -203,10 +211,10 @@ class SqlEngine:
     def list_slice_refs(self) -> Iterator[tuple[int, int, int]]:
         return ((row[0], row[1], row[2]) for row in self._scan(self._sql.refs_from))
 
-    def _scan(self, statement: str) -> Iterator[Row]:
+    def _scan(self, statement: str, page: int = _PAGE) -> Iterator[Row]:
         """All rows of a statement that takes the last key seen and a number of rows. No read stays open in between."""
         last = -(1 << 63)
-        while rows := self._pooled.all(statement, (last, _PAGE)):
+        while rows := self._pooled.all(statement, (last, page)):
             yield from rows
             last = rows[-1][0]
 

@@ -105,11 +105,14 @@ class Statements:
         self.delete_delayed = f"DELETE FROM {p}delslices WHERE chunkid = ? AND deleted = ?"
         self.delayed_before = (
             f"SELECT chunkid, deleted, slices FROM {p}delslices WHERE deleted < ? ORDER BY deleted, chunkid LIMIT ?")
+        self.delayed_from = (
+            f"SELECT chunkid, deleted, slices FROM {p}delslices WHERE chunkid > ? ORDER BY chunkid LIMIT ?")
 
         self.put_deleted_file = self._upsert("delfile", "inode, length, expire", "inode", "length, expire")
         self.delete_deleted_file = f"DELETE FROM {p}delfile WHERE inode = ? AND length = ?"
         self.deleted_before = (
             f"SELECT inode, length, expire FROM {p}delfile WHERE expire < ? ORDER BY expire, inode LIMIT ?")
+        self.deleted_from = f"SELECT inode, length, expire FROM {p}delfile WHERE inode > ? ORDER BY inode LIMIT ?"
 
     def _sessions(self) -> None:
         p = self.prefix

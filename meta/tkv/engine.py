@@ -188,11 +188,7 @@ class TkvEngine:
     # Scans
 
     def deleted_files(self, before: int, limit: int) -> list[DeletedFile]:
-        found = (
-            DeletedFile(keys.read_ino(key, 1), keys.read_u64(key, 9), values.decode_time(data))
-            for key, data in self._scan(b"D", 17)
-        )
-        due = sorted((file for file in found if file.deleted < before), key=lambda file: file.deleted)
+        due = sorted((file for file in self.list_deleted_files() if file.deleted < before), key=lambda f: f.deleted)
         return due if limit < 0 else due[:limit]
 
     def remaining_chunks(self, files: Sequence[DeletedFile]) -> list[tuple[int, int]]:
@@ -200,12 +196,19 @@ class TkvEngine:
 
     def delayed_slices(self, before: int, limit: int = -1) -> list[Delayed]:
         found: list[Delayed] = []
-        for key, data in self._scan(b"L", 17):
-            created = keys.read_u64(key, 1)
-            if created >= before or len(found) == limit:
+        for entry in self.list_delayed():  # oldest first
+            if entry.created >= before or len(found) == limit:
                 break
-            found.append(Delayed(keys.read_u64(key, 9), created, decode_delayed(data)))
+            found.append(entry)
         return found
+
+    def list_delayed(self) -> Iterator[Delayed]:
+        for key, data in self._scan(b"L", 17):
+            yield Delayed(keys.read_u64(key, 9), keys.read_u64(key, 1), decode_delayed(data))
+
+    def list_deleted_files(self) -> Iterator[DeletedFile]:
+        for key, data in self._scan(b"D", 17):
+            yield DeletedFile(keys.read_ino(key, 1), keys.read_u64(key, 9), values.decode_time(data))
 
     def detached(self, before: int) -> list[int]:
         found = (key for key, data in self._scan(b"N", 9) if values.decode_time(data) < before)
