@@ -35,6 +35,23 @@ _FOR_OTHERS = frozenset(  # words of fstab, mount(8) and libfuse that the kernel
 )
 
 
+def raise_read_ahead(device: int, kib: int) -> None:
+    """Let the kernel read that much ahead on a mounted FUSE file system, `device` being its minor number.
+
+    It begins with 128 KiB, one request; with several under way, it need not wait for each. Only for root, and only
+    after INIT, which would lower it again. A kernel that does not let us is left as it is.
+    """
+    path = f"/sys/class/bdi/0:{device}/read_ahead_kb"
+    try:
+        with open(path, encoding="ascii") as file:
+            if int(file.read()) >= kib:
+                return
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(kib))
+    except (OSError, ValueError):
+        return
+
+
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """How to mount. `options` are the words of an `-o` list; what is neither a mount flag nor for somebody else goes

@@ -11,14 +11,15 @@ import random
 import string
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
-from chunkstore.bucket import Bucket
-from chunkstore.buckets import open_bucket, with_prefix
+from chunkstore.bucket import Bucket, Tier
+from chunkstore.buckets.encrypted import EncryptedBucket
 from chunkstore.buckets.prefix import PrefixBucket
-from chunkstore.errors import Damaged, Denied, NotFound, StoreError
+from chunkstore.errors import BadBucket, ChecksumMismatch, Damaged, Denied, NotFound, StoreError
+from juicefs_py import storage
 from juicefs_py.cli import log
 from juicefs_py.cli.errors import Fatal
+from juicefs_py.storage import for_this_client
 from meta.setting import Setting
 
 _SIZE = 100
@@ -28,15 +29,11 @@ _UUID_KEY = "juicefs_uuid"
 
 
 def volume_bucket(setting: Setting) -> Bucket:
-    """The volume's own part of its bucket. Secrets of the setting must be in clear."""
+    """The volume's own part of its bucket, or Fatal. Secrets of the setting must be in clear."""
     try:
-        whole = open_bucket(
-            setting.storage, setting.bucket, setting.access_key, setting.secret_key, setting.session_token,
-            setting.shards,
-        )  # fmt: skip
+        return storage.volume_bucket(setting)
     except StoreError as error:
         raise Fatal(f"object storage: {error}") from None
-    return with_prefix(whole, f"{setting.name}/")
 
 
 def check_storage(bucket: Bucket) -> None:
@@ -55,20 +52,32 @@ def check_storage(bucket: Bucket) -> None:
 def _try_object(bucket: Bucket) -> None:
     key = _FOLDER + "".join(random.choices(string.ascii_letters + string.digits, k=10))
     data = os.urandom(_SIZE)
+    _put_first(bucket, key, data)
+    try:
+        if bucket.get(key) != data:
+            raise Damaged(f"object {key} was read back different from what was written")
+    finally:
+        try:
+            bucket.delete(key)
+            bucket.delete(_FOLDER)
+        except StoreError as error:
+            log.LOG.warning("Delete object %s: %s", key, error)
+
+
+def _put_first(bucket: Bucket, key: str, data: bytes) -> None:
+    """Write an object to a bucket that has perhaps to be created."""
     try:
         bucket.put(key, data)
+    except Denied:
+        raise
     except StoreError as error:
-        if isinstance(error, Denied):
-            raise
-        bucket.create()
+        try:
+            bucket.create()
+        except StoreError:
+            if isinstance(error, BadBucket):  # there is none, and this is why there will be none
+                raise
+            raise error from None
         bucket.put(key, data)
-    if bucket.get(key) != data:
-        raise Damaged(f"object {key} was read back different from what was written")
-    try:
-        bucket.delete(key)
-        bucket.delete(_FOLDER)
-    except StoreError as error:
-        log.LOG.warning("Delete object %s: %s", key, error)
 
 
 def refuse_used(bucket: Bucket) -> None:
@@ -126,7 +135,9 @@ def absolute_bucket(storage: str, bucket: str) -> str:
 @contextlib.contextmanager
 def nothing_left_of_a_failure(bucket: Bucket) -> Iterator[None]:
     """Take back the directories that were made for a volume, if what is done inside fails. Only empty ones go."""
-    whole = bucket.inner if isinstance(bucket, PrefixBucket) else bucket
+    whole = bucket
+    while isinstance(whole, PrefixBucket | EncryptedBucket):
+        whole = whole.inner
     made = [each for each in (bucket, whole) if not _is_there(each)]
     try:
         yield
@@ -148,8 +159,24 @@ def _is_there(bucket: Bucket) -> bool:
     return True
 
 
-def overridden(setting: Setting, storage: str, bucket: str) -> Setting:
-    """The setting with another storage or endpoint for this client only."""
-    if storage:
-        setting = replace(setting, storage=storage.lower())
-    return replace(setting, bucket=absolute_bucket(setting.storage, bucket)) if bucket else setting
+def refuse_unusable(bucket: Bucket) -> None:
+    """One question to the storage before a mount depends on it: wrong keys and wrong addresses show at once.
+
+    A GET, since the answer to a HEAD has no words. Of an encrypted volume it also tries the key.
+    """
+    try:
+        bucket.get(_UUID_KEY)
+    except NotFound:
+        return
+    except StoreError as error:
+        wrong_key = isinstance(error, Damaged) and not isinstance(error, ChecksumMismatch)
+        if error.final or wrong_key:
+            raise Fatal(f"Storage {bucket.describe()} cannot be used: {error}") from None
+        log.LOG.warning("Storage %s does not answer well, mounting all the same: %s", bucket.describe(), error)
+
+
+def overridden(setting: Setting, storage: str, bucket: str, tier: Tier | None = None) -> Setting:
+    """The setting with another storage, address or class of objects for this client only."""
+    if bucket:
+        bucket = absolute_bucket((storage or setting.storage).lower(), bucket)
+    return for_this_client(setting, storage, bucket, tier)

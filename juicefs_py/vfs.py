@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fuse.operations import Caller
-from juicefs_py.control.channel import Channel
+from juicefs_py.control.channel import Channel, Jobs
 from juicefs_py.control.commands import ControlCommands
 from juicefs_py.control.rooms import register_rooms
 from juicefs_py.metrics import Registry
@@ -38,6 +38,7 @@ class VFS(DirOperations, LockOperations, RangeOperations, NameOperations):
         self._open_dirs = {}
         self._dirs_lock = threading.Lock()
         self._closed = False
+        self.jobs = Jobs()
         self.internal.open_channel = self._open_channel
         register_rooms(self)
 
@@ -69,6 +70,8 @@ class VFS(DirOperations, LockOperations, RangeOperations, NameOperations):
         if self._closed:
             return
         self._closed = True
+        if not self.jobs.close():
+            log.warning("not all commands of the control file ended in time")
         self.writers.close()
         self.readers.shutdown()
         self.housekeeper.close()

@@ -9,16 +9,17 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from chunkstore.buckets import open_bucket, with_prefix
 from chunkstore.config import StoreConfig
+from chunkstore.errors import StoreError
 from chunkstore.store import ChunkStore
 from juicefs_py.data.slice_store import StoredSlices
+from juicefs_py.storage import same_storage, volume_bucket
 from juicefs_py.vfs import VFS
 from juicefs_py.vfs_config import VFSConfig
 from meta.client import MetaClient, SessionInfo
 from meta.config import MetaConfig
 from meta.engines import open_engine
-from meta.errors import MetaError, SettingError
+from meta.errors import MetaError
 from meta.setting import Setting
 from meta.version import COMPATIBLE_VERSION
 
@@ -67,15 +68,9 @@ def open_meta(url: str, config: MetaConfig | None = None) -> MetaClient:
     return meta
 
 
-def open_store(setting: Setting, config: StoreConfig, storage: str = "", bucket: str = "") -> ChunkStore:
-    """The chunk store of a volume; `storage` and `bucket` replace the setting's for this client. Raises StoreError."""
-    if setting.encrypt_key:
-        raise SettingError(f"volume {setting.name} is encrypted, which this version does not support yet")
-    opened = open_bucket(
-        storage or setting.storage, bucket or setting.bucket, setting.access_key, setting.secret_key,
-        setting.session_token, setting.shards,
-    )  # fmt: skip
-    return ChunkStore(with_prefix(opened, f"{setting.name}/"), config)
+def open_store(setting: Setting, config: StoreConfig) -> ChunkStore:
+    """The chunk store of a volume whose secrets are in clear. Raises StoreError."""
+    return ChunkStore(volume_bucket(setting, config), config)
 
 
 def plain_store_config(setting: Setting) -> StoreConfig:
@@ -97,17 +92,17 @@ def open_volume(
     vfs_config: Callable[[Setting], VFSConfig] = lambda setting: VFSConfig(),
     *,
     limits: Callable[[Setting], tuple[float, float]] = lambda setting: (setting.upload_limit, setting.download_limit),
-    storage: str = "",
-    bucket: str = "",
+    overridden: Callable[[Setting], Setting] = lambda setting: setting,
 ) -> OpenVolume:
     """Open everything and begin a session. Raises MetaError or StoreError; nothing is left open then.
 
-    `limits` tells the transfer limits (upload, download, in Mbps) again whenever the setting was changed.
+    `limits` tells the transfer limits (upload, download, in Mbps) again whenever the setting was changed, and
+    `overridden` what of the storage is another one for this client.
     """
     meta = open_meta(url, config)
     try:
         setting = meta.setting
-        store = open_store(setting, store_config(setting), storage, bucket)
+        store = open_store(overridden(setting), store_config(setting))
     except BaseException:
         meta.engine.close()
         raise
@@ -124,7 +119,34 @@ def open_volume(
         raise
     slices.compacted = vfs.stats.compact_sizes.observe
     meta.on_setting.append(lambda new: store.update_limits(*limits(new)))
+    meta.on_setting.append(_Reopener(store, overridden, setting).changed)
     return OpenVolume(meta, setting, store, slices, vfs)
+
+
+class _Reopener:
+    """Gives a store another bucket when the volume's setting names one, or other keys for it."""
+
+    def __init__(self, store: ChunkStore, overridden: Callable[[Setting], Setting], setting: Setting) -> None:
+        self._store = store
+        self._overridden = overridden
+        self._used = overridden(setting)
+
+    def changed(self, setting: Setting) -> None:
+        """The setting was changed. A bucket that cannot be opened leaves the old one in use."""
+        new = self._overridden(setting)
+        if same_storage(new, self._used):
+            return
+        try:
+            bucket = volume_bucket(new, self._store.config)
+        except Exception as error:  # a driver's library may be missing: no reason to end the mount
+            log.error(
+                "the volume's new storage cannot be used, so the old one stays in use: %s",
+                error, exc_info=not isinstance(error, StoreError),
+            )  # fmt: skip
+            return
+        self._store.use_bucket(bucket)
+        self._used = new
+        log.info("the volume's storage was changed: %s", self._store.bucket.describe())
 
 
 def _complete(config: VFSConfig, store: ChunkStore) -> VFSConfig:
@@ -157,9 +179,9 @@ def chunk_section(config: StoreConfig) -> dict[str, object]:
         "UploadLimit": round(config.upload_limit * 1e6 / 8),
         "DownloadLimit": round(config.download_limit * 1e6 / 8),
         "Writeback": config.writeback,
-        "WritebackThresholdSize": 0,
-        "UploadDelay": 0,
-        "UploadHours": "",
+        "WritebackThresholdSize": config.writeback_threshold,
+        "UploadDelay": round(config.upload_delay_s * 1e9),
+        "UploadHours": "" if config.upload_hours is None else "{},{}".format(*config.upload_hours),
         "HashPrefix": config.hash_prefix,
         "BlockSize": config.block_size,
         "GetTimeout": round(config.get_timeout_s * 1e9),

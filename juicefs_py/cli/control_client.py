@@ -1,4 +1,4 @@
-"""The client side of a mount's control file: how `info`, `summary` and `rmr` ask the serving process to work for them.
+"""The client side of a mount's control file: how `info`, `rmr` and others ask the serving process to work for them.
 
 Works against any JuiceFS mount, ours or the official one. The server side is in the VFS. Messages, big endian: request
 u32 opcode, u32 body length, body; replies 0xFE u64 u64 (progress), 0xFF u32 length JSON (result), or one last byte, an
@@ -17,7 +17,7 @@ from typing import Any
 
 from juicefs_py.cli.errors import Fatal
 
-RMR, LEGACY_INFO, INFO, SUMMARY = 1002, 1003, 1005, 1007
+RMR, LEGACY_INFO, FILL_CACHE, INFO, SUMMARY, COMPACT = 1002, 1003, 1004, 1005, 1007, 1008
 _HEADER = struct.Struct(">II")
 _PROGRESS = struct.Struct(">QQ")
 _LENGTH = struct.Struct(">I")
@@ -59,7 +59,9 @@ class Control:
         return self._take(length).decode(errors="replace")
 
     def _send(self, opcode: int, body: bytes) -> None:
-        os.write(self._fd, _HEADER.pack(opcode, len(body)) + body)
+        request = memoryview(_HEADER.pack(opcode, len(body)) + body)
+        while request:
+            request = request[os.write(self._fd, request) :]
 
     def _take(self, count: int) -> bytes:
         wait = _FIRST_WAIT_S

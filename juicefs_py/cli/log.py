@@ -51,16 +51,17 @@ class LineFormatter(logging.Formatter):
 
 
 class StderrHandler(logging.Handler):
-    """Writes each line whole. `around` lets a progress bar step aside."""
+    """Writes each line whole. `elsewhere` takes the lines while progress is drawn on the same terminal."""
 
-    around: Callable[[], None] | None = None
+    elsewhere: Callable[[str], None] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self.format(record) + "\n"
-            if self.around is not None:
-                self.around()
-            sys.stderr.write(line)
+            line = self.format(record)
+            if self.elsewhere is not None:
+                self.elsewhere(line)
+                return
+            sys.stderr.write(line + "\n")
             sys.stderr.flush()
         except Exception:
             # A log line must never take the program down: neither a full disk nor a closed stderr.

@@ -98,7 +98,7 @@ def data_cache() -> tuple[Option, ...]:
         Option(("buffer-size",), "size", "300M", "total read/write buffering in MiB", "DATA CACHE"),
         Option(("max-readahead",), "size", "", "max buffering for read ahead in MiB per read session (0 means disable)", "DATA CACHE"),
         Option(("prefetch",), "int", "1", "prefetch N blocks in parallel", "DATA CACHE"),
-        Option(("writeback",), "bool", "", "upload blocks in background (not supported yet)", "DATA CACHE"),
+        Option(("writeback",), "bool", "", "keep written blocks on the cache disk and upload them in background", "DATA CACHE"),
         Option(("writeback-threshold-size",), "size", "0", "stage only blocks smaller than this (writeback)", "DATA CACHE", "B"),
         Option(("upload-delay",), "seconds", "0s", "delay before uploading staged blocks (writeback)", "DATA CACHE"),
         Option(("upload-hours",), "string", "", "(start-end) hours of a day in which staged blocks are uploaded (writeback)", "DATA CACHE"),

@@ -6,18 +6,23 @@ A command's options and what it does are not here but in its module, as `COMMAND
 COMMANDS = {
     "format": ("ADMIN", "Format a volume"),
     "config": ("ADMIN", "Show or change the configuration of a volume"),
+    "gc": ("ADMIN", "Garbage collector of objects in data storage"),
+    "fsck": ("ADMIN", "Check consistency of a volume"),
     "version": ("ADMIN", "Show version"),
     "status": ("INSPECTOR", "Show status of a volume"),
     "info": ("INSPECTOR", "Show internal information of a path or inode"),
     "summary": ("INSPECTOR", "Show tree summary of a directory"),
     "mount": ("SERVICE", "Mount a volume"),
     "umount": ("SERVICE", "Unmount a volume"),
+    "objbench": ("TOOL", "Run benchmarks on an object storage"),
+    "warmup": ("TOOL", "Build cache for target directories/files"),
     "rmr": ("TOOL", "Remove directories recursively"),
+    "compact": ("TOOL", "Trigger compaction of chunks"),
 }
 """Category and summary by name."""
 
 LATER = (
-    "quota", "destroy", "gc", "fsck", "restore", "dump", "load", "tier", "changelog", "stats", "profile", "debug",
-    "gateway", "webdav", "bench", "objbench", "mdtest", "warmup", "sync", "clone", "compact",
+    "quota", "destroy", "restore", "dump", "load", "tier", "changelog", "stats", "profile", "debug",
+    "gateway", "webdav", "bench", "mdtest", "sync", "clone",
 )  # fmt: skip
 """Commands of the official client that this one does not have yet."""

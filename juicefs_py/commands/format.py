@@ -61,17 +61,17 @@ def _create(engine: Any, values: Values, name: str) -> None:
     from meta.rules.format import init_volume
     from meta.setting import Setting, Tier
 
-    if values.is_set("encrypt-rsa-key"):
-        raise Fatal("--encrypt-rsa-key: encrypted volumes are not supported yet by juicefs_py")
     setting = Setting(
         name=name,
         uuid=str(uuid.uuid4()),
+        storage_class=values.text("storage-class"),  # for clients that know no tiers
         tiers={0: Tier(0, values.text("storage-class"))},
         block_size=block_size(values),
         compression=values.text("compress").lower(),
         shards=values.number("shards"),
         hash_prefix=values.flag("hash-prefix"),
-        encrypt_algo=values.text("encrypt-algo"),
+        encrypt_key=file_content(values.text("encrypt-rsa-key")),
+        encrypt_algo=values.text("encrypt-algo").lower(),
         **_storage(values),
         **_credentials(values),
         **_management(values),
@@ -210,7 +210,7 @@ COMMAND = Command(
         *volume_storage("file", default_bucket(), environment=True),
         Option(("block-size",), "size", "4M", "size of block in KiB", "DATA FORMAT", "K"),
         Option(("compress",), "string", "none", "compression algorithm: lz4, zstd or none", "DATA FORMAT"),
-        Option(("encrypt-rsa-key",), "string", "", "`path` of an RSA private key (not supported yet)", "DATA FORMAT"),
+        Option(("encrypt-rsa-key",), "string", "", "`path` of an RSA private key (PEM)", "DATA FORMAT"),
         Option(("encrypt-algo",), "string", "aes256gcm-rsa", "aes256gcm-rsa or chacha20-rsa", "DATA FORMAT"),
         Option(("hash-prefix",), "bool", "", "add a hash prefix to the names of objects", "DATA FORMAT"),
         Option(("shards",), "int", "0", "store the blocks into N buckets by hash of key", "DATA FORMAT"),

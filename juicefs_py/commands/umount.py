@@ -9,6 +9,8 @@ import subprocess
 import time
 from typing import Any
 
+from chunkstore.cache.disks import expand
+from chunkstore.naming import parse
 from juicefs_py.cli.args import Command, Option, Values
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.cli.sizes import ibytes
@@ -40,9 +42,7 @@ def _wait_for_uploads(mountpoint: str) -> None:
     """Wait until no cache directory holds a block that is not in the bucket yet."""
     config = _read_config(mountpoint)
     chunk = config.get("Chunk") or {}
-    if not chunk.get("Writeback"):
-        return
-    directories = [directory for directory in str(chunk.get("CacheDir", "")).split(":") if directory]
+    directories = expand(tuple(each for each in str(chunk.get("CacheDir", "")).split(":") if each))
     last, shown = _staged(directories), False
     while last:
         time.sleep(1)
@@ -69,11 +69,13 @@ def _read_config(mountpoint: str) -> dict[str, Any]:
 
 
 def _staged(directories: list[str]) -> int:
-    """Bytes that wait for upload below these cache directories."""
+    """Bytes that wait for upload below these cache directories. What is no block goes nowhere."""
     total = 0
     for directory in directories:
         for path, _, names in os.walk(os.path.join(directory, "rawstaging")):
             for name in names:
+                if parse(name) is None:
+                    continue
                 try:
                     total += os.stat(os.path.join(path, name)).st_size
                 except FileNotFoundError:

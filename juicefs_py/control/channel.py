@@ -8,11 +8,12 @@ and JSON, and last a single byte, the errno.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from juicefs_py.errors import errno_of, is_trouble
 
@@ -25,6 +26,7 @@ PROGRESS_S = 0.3
 MAX_REQUEST = 64 << 20  # a warm-up batch of 10240 long paths is about 40 MiB
 KEEP = 2 << 20  # answers already read beyond this are dropped, in steps
 STEP = 1 << 20
+END_S = 5.0  # for jobs under way when the mount ends
 
 
 class Job:
@@ -48,6 +50,37 @@ class Job:
         self.total += total
         if self.cancelled:
             raise OSError(errno.EINTR, "the client has closed the control file")
+
+
+class Jobs:
+    """The long commands under way, so that the end of the mount can end them first. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._running: set[Job] = set()
+        self._closing = False
+
+    @contextlib.contextmanager
+    def running(self, job: Job) -> Iterator[None]:
+        """While a job is at work; one that begins after the end is cancelled at once."""
+        with self._changed:
+            self._running.add(job)
+            if self._closing:
+                job.cancel()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running.discard(job)
+                self._changed.notify_all()
+
+    def close(self, timeout_s: float = END_S) -> bool:
+        """Cancel all and wait until they have ended. False if some have not, in time."""
+        with self._changed:
+            self._closing = True
+            for job in self._running:
+                job.cancel()
+            return self._changed.wait_for(lambda: not self._running, timeout_s)
 
 
 Command = Callable[[int, bytes, Job], bytes]

@@ -1,6 +1,6 @@
 """The commands of `.control`: payloads decoded, work done in the mount, results as the official tools read them.
 
-Not here: the stream around them (`channel`), warm-up (`warmup`).
+Not here: the stream around them (`channel`), warm-up (`warmup`), compaction (`compact`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from chunkstore.naming import blocks_of
 from juicefs_py.control.channel import Job, framed
-from juicefs_py.control.rights import READ, SEARCH, WRITE, Rights
+from juicefs_py.control.compact import Compaction
+from juicefs_py.control.rights import READ, SEARCH, Rights
 from juicefs_py.control.warmup import FillCache
 from meta.errors import MetaError
 from meta.plock import decode_plocks
 from meta.rules.summary import TreeSummary
-from meta.types import CHUNK_SHIFT, DIRECTORY, FILE, Caller
+from meta.types import CHUNK_SHIFT, FILE, Caller
 
 if TYPE_CHECKING:
     from juicefs_py.vfs import VFS
@@ -115,30 +116,8 @@ class ControlCommands:
         return framed(json.dumps({"Errno": 0, "Tree": _tree(tree, "")}).encode())
 
     def _compact(self, payload: Payload, job: Job) -> bytes:
-        files = self._files(payload.take("Q"))
-        job.done = sum((length >> CHUNK_SHIFT) + 1 for _, length in files)
-        for file, length in files:
-            for indx in range((length >> CHUNK_SHIFT) + 1):
-                self._meta.compact_chunk(file, indx)
-                job.progress(0, 1)
+        Compaction(self._vfs, self._caller).run(payload, job)
         return DONE
-
-    def _files(self, ino: int) -> list[tuple[int, int]]:
-        """Files with their lengths, of a tree those that the caller may write."""
-        attr = self._meta.getattr(ino)
-        if attr.type == FILE:
-            self._rights.require(ino, WRITE)
-            return [(ino, attr.length)]
-        self._rights.reach(ino)
-        found: list[tuple[int, int]] = []
-        waiting = [ino] if attr.is_dir else []
-        while waiting:
-            for item in self._meta.list_dir(self._caller, waiting.pop(), True).items:
-                if item.type == DIRECTORY and self._rights.allows(item.ino, READ | SEARCH):
-                    waiting.append(item.ino)
-                elif item.type == FILE and item.attr is not None and self._rights.allows(item.ino, WRITE):
-                    found.append((item.ino, item.attr.length))
-        return found
 
     def _info(self, payload: Payload, job: Job) -> bytes:
         ino, recursive = payload.take("Q"), bool(payload.take("B", 1))

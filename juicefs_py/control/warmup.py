@@ -1,46 +1,40 @@
 """Warm-up, eviction and check of the cache for files and trees (`juicefs warmup`).
 
-Not here: the blocks (`chunkstore`), the stream of answers (`channel`).
+Not here: the blocks (`chunkstore`), the stream of answers (`channel`), who does what at the same time (`crew`). What
+cannot be read is counted and told, and the rest goes on; only a metadata engine that fails ends the whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
+import logging
+import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from chunkstore.errors import StoreError
+from chunkstore.errors import Cancelled, StoreError
+from chunkstore.naming import Block
 from juicefs_py.control.channel import Job, framed
-from juicefs_py.control.rights import READ, SEARCH, WRITE, Rights
-from meta.errors import MetaError
-from meta.slices import Piece
-from meta.types import CHUNK_SHIFT, DIRECTORY, FILE, ROOT, SYMLINK, Caller
+from juicefs_py.control.crew import Crew
+from juicefs_py.control.findings import Findings
+from juicefs_py.control.paths import Finder, Found, name_of
+from juicefs_py.control.rights import READ, WRITE
+from meta.errors import EngineError, MetaError, SettingError
+from meta.rules.access import require
+from meta.types import CHUNK_SHIFT, Caller
 
 if TYPE_CHECKING:
     from juicefs_py.control.commands import Payload
     from juicefs_py.vfs import VFS
 
 WARM, EVICT, CHECK = range(3)
-MAX_LINKS = 40
+TITLES = ("warmup cache", "evict cache", "check cache")
 
-
-class Totals:
-    """What one request found. Shared by its threads."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.files = self.slices = self.bytes = self.missing = 0
-        self.locations: dict[str, int] = {}
-        self.failure: Exception | None = None
-
-    def document(self) -> bytes:
-        return json.dumps({
-            "FileCount": self.files, "SliceCount": self.slices, "TotalBytes": self.bytes, "MissBytes": self.missing,
-            "Locations": self.locations,
-        }).encode()  # fmt: skip
+log = logging.getLogger(__name__)
 
 
 class FillCache:
@@ -49,107 +43,168 @@ class FillCache:
     def __init__(self, vfs: VFS, caller: Caller) -> None:
         self._vfs = vfs
         self._caller = caller
-        self._rights = Rights(vfs.meta, caller)
+        self._turn = threading.Lock()  # what one client sends to the background goes on one after the other
 
     def run(self, payload: Payload, job: Job) -> bytes:
-        paths = [path for path in payload.bytes(payload.take("I")).split(b"\n") if path]
+        paths = payload.bytes(payload.take("I")).split(b"\n")
         threads, background = payload.take("H"), payload.take("B")
         action = payload.take("B", WARM)
-        if background:
-            work = threading.Thread(target=self._all, args=(paths, threads, action, Job()), name="warmup", daemon=True)
-            work.start()
-            return framed(Totals().document())
-        totals = self._all(paths, threads, action, job)
-        if totals.failure is not None and action == WARM:
-            raise totals.failure
-        return framed(totals.document())
-
-    def _all(self, paths: list[bytes], threads: int, action: int, job: Job) -> Totals:
-        totals = Totals()
-        room = threading.Semaphore(4 * max(threads, 1))  # files handed out ahead of the threads
-
-        def one(ino: int, length: int) -> None:
-            try:
-                if not job.cancelled:
-                    self._vfs.meta.access(self._caller, ino, WRITE if action == EVICT else READ)
-                    self._file(ino, length, action, totals)
-                    with totals.lock:
-                        job.done, job.total = totals.files, totals.bytes
-            except (MetaError, StoreError, OSError) as problem:
-                totals.failure = problem
-            finally:
-                room.release()
-
-        with ThreadPoolExecutor(max(threads, 1), "warmup") as pool:
-            for path in paths:
-                try:
-                    for ino, length in self._files(self._resolve(path)):
-                        room.acquire()
-                        pool.submit(one, ino, length)
-                        if job.cancelled:
-                            raise OSError(errno.EINTR, "cancelled")
-                except MetaError as problem:
-                    totals.failure = problem
-        return totals
-
-    def _resolve(self, path: bytes) -> int:
-        """The inode of a path below the root of the mount; relative symlinks are followed."""
-        if path.startswith(b"inode:"):
-            return int(path[6:])
-        ino, trail = ROOT, [ROOT]
-        parts, links = [part for part in path.split(b"/") if part], 0
-        while parts:
-            name = parts.pop(0)
-            if name == b"..":
-                trail = trail[:-1] or [ROOT]
-                ino = trail[-1]
-                continue
-            ino, attr = self._vfs.meta.lookup(self._caller, trail[-1], name)
-            if attr.type == SYMLINK:
-                target = self._vfs.meta.readlink(ino)
-                links += 1
-                if target.startswith(b"/") or links > MAX_LINKS:
-                    raise OSError(errno.ENOTSUP if target.startswith(b"/") else errno.ELOOP, "")
-                parts = [part for part in target.split(b"/") if part and part != b"."] + parts
-                continue
-            trail.append(ino)
-        return trail[-1]
-
-    def _files(self, ino: int) -> Iterator[tuple[int, int]]:
-        attr = self._vfs.meta.getattr(ino)
-        self._rights.reach(ino)
-        if attr.type == FILE:
-            yield ino, attr.length
-            return
-        waiting = [ino] if attr.type == DIRECTORY else []
-        while waiting:
-            for item in self._vfs.meta.list_dir(self._caller, waiting.pop(), True).items:
-                if item.type == DIRECTORY and self._rights.allows(item.ino, READ | SEARCH):
-                    waiting.append(item.ino)
-                elif item.type == FILE and item.attr is not None:
-                    yield item.ino, item.attr.length
-
-    def _file(self, ino: int, length: int, action: int, totals: Totals) -> None:
-        store = self._vfs.store
-        act = {WARM: store.fill_cache, EVICT: store.evict_cache, CHECK: store.check_cache}.get(action)
-        if act is None:
+        if action not in (WARM, EVICT, CHECK):
             raise OSError(errno.EINVAL, f"unknown cache action {action}")
-        with totals.lock:
-            totals.files += 1
-        seen: set[int] = set()
-        for indx in range((length + (1 << CHUNK_SHIFT) - 1) >> CHUNK_SHIFT):
-            for piece in self._vfs.meta.read_chunk(ino, indx):
-                if piece.id and piece.id not in seen:
-                    seen.add(piece.id)
-                    self._count(piece, act(piece.id, piece.size), totals)
+        if background:
+            rounds = Round(self._vfs, self._caller, action, Job())
+            threading.Thread(target=self._alone, args=(rounds, paths, threads), name="warmup", daemon=True).start()
+            return framed(Findings(Job()).document())
+        rounds = Round(self._vfs, self._caller, action, job)
+        rounds.go(paths, threads)
+        return framed(rounds.findings.document())
 
-    @staticmethod
-    def _count(piece: Piece, report: object, totals: Totals) -> None:
-        missing = getattr(report, "missing_bytes", 0)
-        locations: dict[str, int] = getattr(report, "locations", {})
-        with totals.lock:
-            totals.slices += 1
-            totals.bytes += piece.size
-            totals.missing += missing
-            for place, count in locations.items():
-                totals.locations[place] = totals.locations.get(place, 0) + count
+    def _alone(self, rounds: Round, paths: list[bytes], threads: int) -> None:
+        """In the background, where only the log can tell what went wrong."""
+        found = rounds.findings
+        with self._turn:
+            try:
+                rounds.go(paths, threads)
+            except (MetaError, StoreError, OSError) as problem:
+                found.told.append(f"it ended: {problem}")
+        if found.told:
+            title = TITLES[rounds.action]
+            log.warning("%s in the background: %d failures: %s", title, found.errors, "; ".join(found.told))
+
+
+class Round:
+    """One request at work."""
+
+    def __init__(self, vfs: VFS, caller: Caller, action: int, job: Job) -> None:
+        self.action = action
+        self.findings = Findings(job)
+        self._job = job
+        self._vfs = vfs
+        self._meta = vfs.meta
+        self._store = vfs.store
+        self._caller = caller
+        self._ended: Exception | None = None  # what the whole ends with
+
+    def go(self, paths: list[bytes], threads: int) -> None:
+        """Do it with so many threads. Raises what ended it early, or the first failure if nothing could be done."""
+        began, evicted = time.monotonic(), self._store.metrics.blockcache_evicts
+        helpers = min(max(threads, 1), self._store.config.max_downloads) - 1
+        with self._vfs.jobs.running(self._job), Crew("warmup", helpers) as self._crew:
+            finder = Finder(self._meta, self._caller, self._vfs.config.mount_point, self._job, self._failed)
+            self._crew.share_out(self._file, finder.find(paths))
+        findings = self.findings
+        log.info(
+            "%s: %d files, %d errors in %.1f s", TITLES[self.action], findings.files, findings.errors,
+            time.monotonic() - began,
+        )  # fmt: skip
+        if self._ended is not None:
+            raise self._ended
+        if self._job.cancelled:
+            raise OSError(errno.EINTR, "cancelled")
+        if findings.first is not None and not findings.files:
+            raise findings.first
+        if self.action == WARM:
+            self._note_shortage(self._store.metrics.blockcache_evicts - evicted)
+
+    def _note_shortage(self, evicted: int) -> None:
+        if not self._store.cache.enabled:
+            self.findings.told.append("nothing was cached: the mount keeps no cache (--cache-size 0)")
+        elif evicted:
+            self.findings.told.append(
+                f"the cache is too small: {evicted} blocks had to go meanwhile (--cache-size, --free-space-ratio)"
+            )
+
+    def _failed(self, problem: Exception, name: Callable[[], str]) -> None:
+        """Count it, unless it means that nothing else will work either."""
+        if isinstance(problem, Cancelled | EngineError | SettingError):
+            if not self._job.cancelled:
+                self._ended = self._ended or problem
+            self._job.cancel()
+        elif not self._job.cancelled:
+            self.findings.fail(problem, name)
+
+    def _file(self, found: Found) -> None:
+        ino, attr = found
+        if self._job.cancelled:
+            return
+        chunk = self._warm if self.action == WARM else self._look
+        chunks = takewhile(self._wanted, range((attr.length + (1 << CHUNK_SHIFT) - 1) >> CHUNK_SHIFT))
+        try:
+            require(self._meta.reader, self._caller, attr, WRITE if self.action == EVICT else READ)
+            with self._held(ino):
+                self._crew.share_out(lambda indx: self._guarded(chunk, ino, indx), chunks)
+        except MetaError as problem:
+            self._failed(problem, lambda: name_of(self._meta, ino))
+        else:
+            self.findings.add(files=1)
+
+    @contextlib.contextmanager
+    def _held(self, ino: int) -> Iterator[None]:
+        """With `--open-cache`, what is known of open files is warmed up as well: attributes, and lists of slices."""
+        if self.action != WARM or not self._meta.config.open_cache_s:
+            yield
+            return
+        self._meta.open(self._caller, ino, os.O_RDONLY)
+        try:
+            yield
+        finally:
+            self._meta.close(ino)
+
+    def _wanted(self, _: object) -> bool:
+        """A sparse file may have more chunks than anybody can wait for."""
+        return not self._job.cancelled
+
+    def _guarded(self, chunk: Callable[[int, int], None], ino: int, indx: int) -> None:
+        if self._job.cancelled:
+            return
+        try:
+            chunk(ino, indx)
+        except (MetaError, StoreError) as problem:
+            self._failed(problem, lambda: name_of(self._meta, ino))
+        except Exception:  # a helper must not die of it, and the others go on
+            log.exception("%s of chunk %d of inode %d", TITLES[self.action], indx, ino)
+            self.findings.fail(OSError(errno.EIO, "internal error"), lambda: f"inode {ino}")
+
+    def _slices(self, ino: int, indx: int) -> dict[int, int]:
+        """Sizes of the slices of a chunk, by their numbers."""
+        return {piece.id: piece.size for piece in self._meta.read_chunk(ino, indx) if piece.id}
+
+    def _look(self, ino: int, indx: int) -> None:
+        """Evict or check the blocks of a chunk."""
+        act = self._store.evict_cache if self.action == EVICT else self._store.check_cache
+        for slice_id, size in self._slices(ino, indx).items():
+            report = act(slice_id, size)
+            self.findings.add(slices=1, size=size, missing=report.missing_bytes)
+            self.findings.place(report.locations)
+
+    def _warm(self, ino: int, indx: int) -> None:
+        """Fetch what is missing of a chunk. After a failure, its list is read again: it may have been compacted."""
+        slices = self._slices(ino, indx)
+        failures = self._fill(slices)
+        if failures:
+            self._meta.invalidate_chunk(ino, indx)
+            newer = self._slices(ino, indx)
+            if newer != slices:
+                failures = self._fill(newer)
+        for block, problem in failures.items():
+            self.findings.add(missing=block.size)
+            self._failed(problem, lambda: name_of(self._meta, ino))
+
+    def _fill(self, slices: dict[int, int]) -> dict[Block, Exception]:
+        """Fetch the missing blocks of slices; what could not be had, and why."""
+        blocks = [block for slice_id, size in slices.items() for block in self._store.missing(slice_id, size)]
+        failures: dict[Block, Exception] = {}
+
+        def fill(block: Block) -> None:
+            if self._job.cancelled:
+                return
+            try:
+                if not self._store.fill_block(block):
+                    failures[block] = StoreError(f"{block.key()} was fetched, but the cache has no room for it")
+            except StoreError as problem:
+                failures[block] = problem
+            self.findings.add(size=block.size)
+
+        self.findings.add(slices=len(slices), size=sum(slices.values()) - sum(block.size for block in blocks))
+        self._crew.share_out(fill, blocks)
+        return failures

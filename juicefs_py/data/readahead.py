@@ -2,9 +2,15 @@
 once.
 
 Not here: buffers and loading (`reader`). Pure bookkeeping on integers.
+
+Official clients take every read that begins within a block of where a session ended for its continuation. In a file of
+a few dozen blocks that is true of many random reads, and each of them has a whole block loaded for a page. So here a
+session without a window takes only what follows closely: the kernel may reorder its requests, but not by much.
 """
 
 from __future__ import annotations
+
+_NEAR = 256 << 10  # bytes; the kernel asks for 128 KiB at a time, a few at once
 
 
 class Session:
@@ -40,7 +46,7 @@ class ReadAhead:
         """
         if self._max < self._block:
             return 0
-        session = self._match(off)
+        session = self._match(off, size)
         self._clock += 1
         session.used_at = self._clock
         end = off + size
@@ -53,17 +59,17 @@ class ReadAhead:
         self._adapt(session, off, size, budget, used)
         return session.ahead if session.ahead >= self._block else 0
 
-    def _match(self, off: int) -> Session:
+    def _match(self, off: int, size: int) -> Session:
+        near = max(_NEAR, 4 * size)
         best = None
         for session in self._sessions:
-            if 0 < session.last <= off <= session.last + session.ahead + self._block and (
-                best is None or session.last > best.last
-            ):
+            reach = session.ahead + self._block if session.ahead else near
+            if 0 < session.last <= off <= session.last + reach and (best is None or session.last > best.last):
                 best = session
         if best is not None:
             return best
         for session in self._sessions:
-            back = max(session.ahead // 8, self._block)
+            back = max(session.ahead // 8, self._block) if session.ahead else near
             if session.last - back <= off < session.last and (best is None or session.last < best.last):
                 best = session
         if best is not None:

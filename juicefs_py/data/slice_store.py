@@ -29,7 +29,7 @@ class StoredSlices:
         """Write what the pieces show as a new slice, a block at a time."""
         step = self._store.config.block_size
         zeros = bytes(step)
-        writer = self._store.new_writer(tier)
+        writer = self._store.new_writer(tier, writeback=False)
         writer.set_id(slice_id)
         at = 0
         try:
@@ -45,6 +45,7 @@ class StoredSlices:
                     at += count
                     writer.flush_to(at)
             writer.finish(size)
+            self._store.bucket.sync()  # what it replaces may have been, and is deleted once this is committed
         except BaseException:
             writer.abort()
             raise

@@ -6,11 +6,15 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
+
+from juicefs_py.cli.errors import Fatal
 
 _NOFILE = 100_000
 _PR_SET_THP_DISABLE = 41
 _PR_SET_IO_FLUSHER = 57
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1
+_GOOD, _BAD = b"+", b"-"
 _IGNORED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE)
 
 
@@ -102,6 +106,41 @@ def freeze_heap() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def in_a_child(work: Callable[[], bytes]) -> bytes:
+    """What `work` returns, done in a forked child, so that the libraries it loads do not stay with this process.
+
+    Raises Fatal with the words of whatever `work` raised. Call it while no other thread runs.
+    """
+    flush_streams()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        answer = _answer(work)
+        flush_streams()
+        with open(writing, "wb") as pipe:
+            pipe.write(answer)
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        answer = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if answer[:1] == _GOOD:
+        return answer[1:]
+    raise Fatal(os.fsdecode(answer[1:]) or f"a process that tried the volume out has ended with status {status}")
+
+
+def _answer(work: Callable[[], bytes]) -> bytes:
+    try:
+        return _GOOD + work()
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGINT)
+    except Exception as error:
+        from juicefs_py.cli.report import explain
+
+        return _BAD + os.fsencode(explain(error))
 
 
 def flush_streams() -> None:

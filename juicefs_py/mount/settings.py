@@ -18,17 +18,14 @@ from juicefs_py.cli import values as grammar
 from juicefs_py.cli.args import Values
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.mount.fuse_options import KernelOptions, describe, kernel_options, mount_options, session_config
+from juicefs_py.mount.store_options import max_readahead, one_of, store_config
 from juicefs_py.vfs_config import VFSConfig
 from meta.config import MetaConfig
 from meta.setting import Setting
 
-_MIB = 1 << 20
 _NOBODY = 65534
-_MEMORY = ("memory",)
-_NOT_YET = ("consul", "network-interfaces", "backup-skip-trash", "storage-class", "tag")
+_NOT_YET = ("consul", "network-interfaces", "backup-skip-trash")
 _NEEDS_WRITEBACK = ("upload-delay", "upload-hours", "writeback-threshold-size", "max-stage-write")
-_CHECKSUMS = ("none", "full", "shrink", "extend")
-_EVICTIONS = ("none", "2-random", "lru")
 _NOT_NEGATIVE = ("io-retries", "max-deletes", "max-stage-write", "prefetch", "cache-items", "skip-dir-nlink")
 _ATIMES = ("noatime", "relatime", "strictatime")
 
@@ -68,13 +65,11 @@ def check(values: Values) -> None:
     """Refuse what would be unsafe to ignore, and warn of what is ignored."""
     metrics_address(values)
     _check_numbers(values)
-    if values.flag("writeback"):
-        raise Fatal("--writeback is not supported yet by juicefs_py; mount without it, data is then uploaded at once")
     for name in _NOT_YET:
         if values.is_set(name):
             log.LOG.warning("--%s is not supported yet and ignored", name)
     for name in _NEEDS_WRITEBACK:
-        if values.is_set(name):
+        if values.is_set(name) and not values.flag("writeback"):
             log.LOG.warning("--%s has no effect without --writeback and is ignored", name)
     if values.is_set("skip-dir-nlink"):
         log.LOG.warning("--skip-dir-nlink has no effect and is ignored: nlink of directories is always right")
@@ -100,7 +95,7 @@ def meta_config(values: Values, mountpoint: str) -> MetaConfig:
     return MetaConfig(
         read_only=kernel_options(values).read_only,
         subdir=values.text("subdir"),
-        atime_mode=_one_of(values, "atime-mode", _ATIMES),
+        atime_mode=one_of(values, "atime-mode", _ATIMES),
         skip_dir_mtime_s=values.seconds("skip-dir-mtime"),
         skip_dir_nlink=values.number("skip-dir-nlink"),
         open_cache_s=values.seconds("open-cache"),
@@ -113,49 +108,6 @@ def meta_config(values: Values, mountpoint: str) -> MetaConfig:
         sort_dir=values.flag("sort-dir"),
         fast_statfs=values.flag("fast-statfs"),
     )
-
-
-def store_config(values: Values, setting: Setting) -> StoreConfig:
-    cache_size, directories = values.size("cache-size"), cache_dirs(values.text("cache-dir"), setting.uuid)
-    if cache_size == 0:
-        log.LOG.warning("cache-size is 0: blocks are not cached on disk")
-        directories = _MEMORY
-    block_size = setting.block_size << 10
-    upload_limit, download_limit = limits(values, setting)
-    return StoreConfig(
-        block_size=block_size,
-        compress=setting.compression,
-        hash_prefix=setting.hash_prefix,
-        cache_dirs=directories,
-        cache_size=cache_size,
-        cache_items=values.number("cache-items"),
-        free_space_ratio=values.real("free-space-ratio"),
-        cache_mode=cache_mode(values),
-        cache_eviction=_one_of(values, "cache-eviction", _EVICTIONS),
-        cache_checksum=_one_of(values, "verify-cache-checksum", _CHECKSUMS),
-        cache_scan_interval_s=values.seconds("cache-scan-interval"),
-        cache_expire_s=_cache_expire(values),
-        cache_full_block=not values.flag("cache-partial-only"),
-        cache_large_write=values.flag("cache-large-write"),
-        buffer_size=buffer_size(values),
-        readahead=8 * block_size if (ahead := max_readahead(values)) is None else ahead,
-        prefetch=values.number("prefetch"),
-        max_uploads=_at_least_one(values, "max-uploads", 1),
-        max_downloads=_at_least_one(values, "max-downloads", 200),
-        max_stage_write=values.number("max-stage-write"),
-        max_retries=values.number("io-retries"),
-        get_timeout_s=_timeout(values, "get-timeout"),
-        put_timeout_s=_timeout(values, "put-timeout"),
-        upload_limit=upload_limit,
-        download_limit=download_limit,
-        auto_create=True,
-    )
-
-
-def limits(values: Values, setting: Setting) -> tuple[float, float]:
-    """Mbps of uploads and downloads: the mount's own, or else the volume's."""
-    own = values.mbps("upload-limit"), values.mbps("download-limit")
-    return own[0] or setting.upload_limit, own[1] or setting.download_limit
 
 
 def vfs_config(
@@ -212,23 +164,6 @@ def labels(values: Values, mountpoint: str, setting: Setting) -> dict[str, str]:
     return found
 
 
-def cache_dirs(text: str, uuid: str) -> tuple[str, ...]:
-    """Absolute cache directories of this volume, or the word that stands for a cache in memory."""
-    parts = text.split(":") if ":" in text or "," not in text else text.split(",")
-    paths = [part for part in parts if part]
-    if not paths or paths == ["memory"]:
-        return _MEMORY
-    return tuple(os.path.join(os.path.abspath(os.path.expanduser(path)), uuid) for path in paths)
-
-
-def cache_mode(values: Values) -> int:
-    try:
-        return grammar.octal(values.text("cache-mode"), 32)
-    except ValueError as reason:
-        log.LOG.warning("Invalid cache-mode %s: %s, using 0600", values.text("cache-mode"), reason)
-        return 0o600
-
-
 def umask(values: Values) -> int | None:
     text = values.text("umask")
     if not text:
@@ -237,51 +172,6 @@ def umask(values: Values) -> int | None:
         return grammar.octal(text, 16)
     except ValueError as reason:
         raise Fatal(f'invalid umask "{text}": {reason}; write it in octal, for example 022') from None
-
-
-def buffer_size(values: Values) -> int:
-    size = values.size("buffer-size")
-    if size <= 32 * _MIB:
-        log.LOG.warning("buffer-size %s is too small, setting it to 32 MiB", values.text("buffer-size"))
-        return 32 * _MIB
-    return size
-
-
-def max_readahead(values: Values) -> int | None:
-    return values.size("max-readahead") if values.is_set("max-readahead") else None
-
-
-def _cache_expire(values: Values) -> float:
-    expire = values.seconds("cache-expire")
-    if 0 < expire < 1:
-        log.LOG.warning("cache-expire should be at least 1 second, setting it to 1s")
-        return 1.0
-    return expire
-
-
-def _timeout(values: Values, name: str) -> float:
-    """Seconds that a transfer may take; with none at all, every one would fail."""
-    seconds = values.seconds(name)
-    if seconds <= 0:
-        raise Fatal(f'Invalid value "{values.text(name)}" for "{name}": must be longer than 0, for example 60s')
-    return seconds
-
-
-def _at_least_one(values: Values, name: str, instead: int) -> int:
-    number = values.number(name)
-    if number <= 0:
-        log.LOG.warning("%s should be greater than 0, setting it to %d", name, instead)
-        return instead
-    return number
-
-
-def _one_of(values: Values, name: str, choices: tuple[str, ...]) -> str:
-    text = values.text(name)
-    if text in choices:
-        return text
-    default = values.table[name].default
-    log.LOG.warning("unknown %s: %s, setting it to %s", name, text, default)
-    return default
 
 
 def _squash(values: Values, name: str) -> tuple[int, int] | None:

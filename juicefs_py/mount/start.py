@@ -22,6 +22,7 @@ from juicefs_py.mount.fuse_options import kernel_options
 from juicefs_py.mount.prepare import prepare
 from juicefs_py.mount.readiness import FAILED, tell_caller, timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
+from juicefs_py.mount.store_options import own_tier
 from juicefs_py.mount.supervisor import Supervisor, Told
 from meta.engines import mask_url, with_scheme
 from meta.setting import Setting
@@ -45,7 +46,7 @@ def mount(values: Values) -> int:
     url, mountpoint = values.positionals
     url = absolute_url(with_scheme(url))
     check(values)
-    setting = _try_out(url, values)
+    setting = Setting.parse(process.in_a_child(lambda: _try_out(url, values).to_json().encode()))
     plan(values, mountpoint, setting)
     mountpoint = prepare(mountpoint)
     bucket = _own_bucket(values, setting)
@@ -83,14 +84,12 @@ def _try_out(url: str, values: Values) -> Setting:
         has_data = engine.reader.counter("nextChunk") > 1
     finally:
         engine.close()
-    if setting.encrypt_key:
-        raise Fatal(f"volume {setting.name} is encrypted, which juicefs_py does not support yet")
     if setting.change_log and not kernel_options(values).read_only:
         raise Fatal(
             f"volume {setting.name} keeps a change log, which juicefs_py cannot write: mount it with --read-only"
         )
     clear = setting.decrypted()
-    used = storage_check.overridden(clear, values.text("storage"), values.text("bucket"))
+    used = storage_check.overridden(clear, values.text("storage"), values.text("bucket"), own_tier(values, clear))
     bucket = storage_check.volume_bucket(used)
     log.LOG.info("Data use %s", bucket.describe())
     if has_data:
@@ -103,6 +102,8 @@ def _try_out(url: str, values: Values) -> Setting:
             log.LOG.error("Object storage test failed: %s", error)
             raise
         log.LOG.info("Object storage test passed in %.3fs", time.monotonic() - started)
+    elif not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE"):
+        storage_check.refuse_unusable(bucket)
     bucket.close()
     return setting
 

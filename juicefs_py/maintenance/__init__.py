@@ -1,0 +1,1 @@
+"""Looking after whole volumes: finding garbage and losses, cleaning up, repairing. Not a mount's own jobs (`meta`)."""
