@@ -225,6 +225,14 @@ class Mount:
             live.discard(self)
 
 
+def wait_for_uploads(cache: Path, timeout_s: float = 60.0) -> None:
+    """Until no block waits in a cache directory for its upload."""
+    deadline = time.monotonic() + timeout_s
+    while any(path.suffix != ".tmp" for path in cache.glob("*/rawstaging/chunks/*/*/*_*")):
+        assert time.monotonic() < deadline, "staged blocks are not uploaded"
+        time.sleep(0.1)
+
+
 def abort_all() -> list[str]:
     """Abort the connections of all living mounts: whoever waits for them (a hanging test) gets an error."""
     with _live_lock:

@@ -334,6 +334,7 @@ def make_certificates(directory: Path) -> None:
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=2))
             .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
+            .add_extension(_usage(is_ca), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
@@ -343,3 +344,13 @@ def make_certificates(directory: Path) -> None:
     plain = serialization.NoEncryption()
     encoded = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
     (directory / "server.key").write_bytes(encoded)
+
+
+def _usage(is_ca: bool) -> Any:
+    """What a key may be used for, without which a strict client (Python 3.13) trusts no authority."""
+    from cryptography import x509
+
+    others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only")
+    return x509.KeyUsage(
+        digital_signature=True, key_cert_sign=is_ca, crl_sign=is_ca, decipher_only=False, **dict.fromkeys(others, False)
+    )

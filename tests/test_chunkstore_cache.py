@@ -61,7 +61,7 @@ def put(store: ChunkStore, *slice_ids: int, data: bytes = DATA) -> None:
 def scanned(store: ChunkStore) -> None:
     assert isinstance(store.cache, DiskCache)
     deadline = time.monotonic() + 10
-    while any(each._scanning for each in store.cache._all):
+    while any(each.scanning for each in store.cache._all):
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -379,7 +379,7 @@ def test_staged_blocks_of_another_client_stay(make: Make, tmp_path: Path) -> Non
     staged = tmp_path / "cache/rawstaging/chunks/0/0/1_0_65536"
     staged.parent.mkdir(parents=True)
     staged.hardlink_to(file_of(tmp_path, 1))
-    again, _ = make(inner, cache_size=1)
+    again, _ = make(inner, cache_size=1, drain_staged=False)
     scanned(again)
     deadline = time.monotonic() + 10
     while file_of(tmp_path, 2).exists() and time.monotonic() < deadline:
@@ -394,9 +394,9 @@ def test_expiry(make: Make, tmp_path: Path) -> None:
     store, _ = make(cache_expire_s=3600.0)
     put(store, 1, 2)
     directory = store.cache._all[0]  # type: ignore[attr-defined]
-    with directory._lock:
-        directory._index._atimes[0] = 1000
-    directory.expire()
+    with directory.lock:
+        directory.index._atimes[0] = 1000
+    directory.keeper.expire()
     assert not file_of(tmp_path, 1).exists() and file_of(tmp_path, 2).exists()
 
 

@@ -499,5 +499,3 @@ def test_options_that_cannot_be_meant() -> None:
     )
     assert (config.cache_checksum, config.cache_eviction, config.free_space_ratio) == ("extend", "2-random", 0.1)
     assert (config.max_uploads, config.max_downloads) == (1, 200)
-    with pytest.raises(BadBucket, match="writeback is not supported yet"):
-        StoreConfig(writeback=True)

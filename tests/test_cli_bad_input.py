@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from buckets import KEY
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FATAL = re.compile(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} juicefs\[\d+\] <FATAL>: (.*) \[\w+@[\w<>]+\.py:\d+\]$")
@@ -138,9 +139,11 @@ def test_volume_names(name: str, url: str, tmp_path: Path) -> None:
     (("--shards", "300"), "too many shards"),
     (("--shards", "2"), "%d"),
     (("--storage", "nosuch"), "invalid storage"),
-    (("--storage", "s3"), "not supported yet"),
+    (("--storage", "hdfs"), "not supported yet"),
     (("--inodes", "-5"), 'invalid value "-5" for flag -inodes: parse error'),
-    (("--encrypt-rsa-key", "/x.pem"), "not supported yet"),
+    (("--encrypt-rsa-key", "/x.pem"), "read /x.pem: No such file"),
+    (("--encrypt-rsa-key", "/etc/hostname"), "it is no private key in PEM format"),
+    (("--encrypt-algo", "rot13", "--encrypt-rsa-key", "/etc/hostname"), "unknown encryption algorithm 'rot13'"),
     (("--kerberos-config-file", "/no/such/file"), "/no/such/file"),
     (("--bucket", "/proc/nowhere"), "is not configured correctly"),
     (("--bucket", "/tmp/no-such-\udcff"), "is not UTF-8; choose another one"),
@@ -290,7 +293,8 @@ def test_commands_of_a_mount_outside_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (("--writeback",), "--writeback is not supported yet"),
+    (("--writeback", "--upload-hours", "9"), 'invalid --upload-hours "9"; write START-END'),
+    (("--tag", "novalue"), 'invalid tag "novalue"'),
     (("--buffer-size", "huge"), 'Invalid value "huge" for "buffer-size"'),
     (("--backup-meta", "1m"), "backup-meta should not be less than 5 minutes"),
     (("--umask", "9"), 'invalid umask "9"'),
@@ -316,13 +320,22 @@ def test_mount_points(volume: str, tmp_path: Path) -> None:
     assert 'create "' in refused("mount", volume, "/proc/nowhere/mnt")
 
 
-def test_an_encrypted_volume_is_refused(volume: str, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "meta.db") as database:
-        (document,) = database.execute("SELECT value FROM jfs_setting WHERE name='format'").fetchone()
-        document = document.replace('"EncryptAlgo"', '"EncryptKey": "PEM",\n"EncryptAlgo"')
-        database.execute("UPDATE jfs_setting SET value=?", (document,))
-    database.close()
-    assert "is encrypted, which juicefs_py does not support yet" in refused("mount", volume, f"{tmp_path}/mnt")
+def test_an_encrypted_volume_needs_its_passphrase(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text(KEY)
+    words = ("format", url, "myjfs", "--bucket", f"{tmp_path}/data", "--encrypt-rsa-key", str(key))
+    monkeypatch.delenv("JFS_RSA_PASSPHRASE", raising=False)
+    assert "put its passphrase into the environment variable JFS_RSA_PASSPHRASE" in refused(*words)
+    monkeypatch.setenv("JFS_RSA_PASSPHRASE", "wrong")
+    assert "the passphrase in JFS_RSA_PASSPHRASE is wrong" in refused(*words)
+    assert not (tmp_path / "data").exists()
+    monkeypatch.setenv("JFS_RSA_PASSPHRASE", "golden")
+    done = juicefs(*words)
+    assert done.returncode == 0 and '"EncryptKey": "removed"' in done.stderr
+    for text in (done.stderr, juicefs("config", url).stdout, (tmp_path / "meta.db").read_bytes().decode("latin-1")):
+        assert "golden" not in text and "PRIVATE KEY" not in text
+    monkeypatch.setenv("JFS_RSA_PASSPHRASE", "wrong")
+    assert "the passphrase in JFS_RSA_PASSPHRASE is wrong" in refused("mount", url, f"{tmp_path}/mnt")
 
 
 def test_a_storage_that_is_gone_is_told_before_mounting(volume: str, tmp_path: Path) -> None:

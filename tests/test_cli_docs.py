@@ -30,9 +30,9 @@ def test_every_option_is_described(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_only_format_takes_keys_from_the_environment(name: str) -> None:
+def test_who_takes_keys_from_the_environment_says_so(name: str) -> None:
     texts = [section(name), *(option.help for option in app.load(name).options)]
-    assert any("env ACCESS_KEY" in text for text in texts) == (name == "format")
+    assert any("env ACCESS_KEY" in text for text in texts) == (name in ("format", "objbench"))
 
 
 def test_global_options_and_missing_commands_are_named() -> None:

@@ -10,7 +10,7 @@ import pytest
 from juicefs_py.cli import app
 from juicefs_py.cli.args import Values, options_first, parse
 from juicefs_py.cli.errors import Fatal
-from juicefs_py.mount import fstab, helper, settings
+from juicefs_py.mount import fstab, helper, settings, store_options
 from juicefs_py.mount.start import absolute_url
 from meta.setting import Setting
 
@@ -112,7 +112,7 @@ def test_options_reach_their_configurations() -> None:
     assert (plan.store.cache_size, plan.store.readahead, plan.store.upload_limit) == (2 << 30, 0, 1000)
     assert not plan.store.cache_full_block
     changed = replace(SETTING, upload_limit=9, download_limit=3)
-    assert settings.limits(given("--upload-limit", "1G"), changed) == (1000, 3)  # the mount's own stays its own
+    assert store_options.limits(given("--upload-limit", "1G"), changed) == (1000, 3)  # the mount's own stays its own
     assert plan.vfs.umask == 0o27
     assert plan.vfs.all_squash is not None
     assert plan.vfs.all_squash[0] == 1000

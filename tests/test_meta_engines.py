@@ -232,6 +232,7 @@ def test_delayed_slices(engine: Engine) -> None:
     assert engine.delayed_slices(2000) == [old]
     assert sorted(engine.delayed_slices(2001)) == [old, new]
     assert engine.delayed_slices(2001, 1) in ([old], [new])
+    assert sorted(engine.list_delayed()) == [old, new]
     engine.transact(lambda tx: tx.delete_delayed(7, 1000))
     assert engine.delayed_slices(9999) == [new]
 
@@ -241,6 +242,7 @@ def test_deleted_files(engine: Engine) -> None:
     engine.transact(lambda tx: [tx.put_deleted_file(file) for file in files])
     assert engine.deleted_files(2000, 10) == [files[1], files[0]]
     assert engine.deleted_files(2000, 1) == [files[1]]
+    assert sorted(engine.list_deleted_files()) == files
     engine.transact(lambda tx: tx.delete_deleted_file(6, 0))
     assert engine.deleted_files(3000, 10) == engine.deleted_files(3000, -1) == [files[0], files[2]]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from clients import Client, check_sound, new_engine
 
-from meta.rules.summary import recount, summarize
+from meta.rules.repair import count_entries
+from meta.rules.summary import summarize
 from meta.transaction import Cursor, DirPage
 from meta.types import DIRECTORY, ROOT, SUPERUSER
 
@@ -28,7 +29,7 @@ def test_a_name_that_a_listing_shows_twice_counts_once(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(client.reader, "list_entries", twice)
     client.clone(SUPERUSER, folder, ROOT, b"copy", 0, 0)
-    assert recount(client.reader, folder) == client.reader.dir_stat(folder)
+    assert count_entries(client.reader, folder).stat == client.reader.dir_stat(folder)
     assert summarize(client.reader, client.vol, folder, strict=True).files == 3
     monkeypatch.undo()
     check_sound(client.engine)
