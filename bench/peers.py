@@ -25,9 +25,9 @@ class Client:
     command: list[str]
     old: bool = False
 
-    def format(self, url: str, volume: str, bucket: Path) -> None:
-        """Make a volume without a trash."""
-        options = ["--storage", "file", "--bucket", f"{bucket}/"]
+    def format(self, url: str, volume: str, bucket: Path, storage: tuple[str, ...] = ()) -> None:
+        """Make a volume without a trash; `storage` are the options of another one than a local directory."""
+        options = list(storage or ("--storage", "file", "--bucket", f"{bucket}/"))
         if not self.old:
             options += ["--trash-days", "0"]
         run([*self.command, "format", *options, url, volume])
