@@ -19,6 +19,7 @@ from juicefs_py.data.readers import Readers
 from juicefs_py.data.writers import Writers
 from juicefs_py.errors import Troubles, refuse
 from juicefs_py.handles import HandleTable, OpenInode
+from juicefs_py.look_ahead import LookAhead
 from juicefs_py.vfs_config import VFSConfig
 from meta.attr import Attr
 from meta.errors import Refused
@@ -70,6 +71,9 @@ class VFSBase(Operations):
         self._changing = threading.Lock()  # of the writers of `_changed`, which is replaced whole when it is cut
         self._squash = config.all_squash or config.root_squash
         self._plain_callers = not config.checks_permissions
+        self._names_valid_s = min(config.attr_timeout_s, config.entry_timeout_s, config.dir_entry_timeout_s)
+        self.look_ahead = LookAhead(meta.peek_dir)
+        self.housekeeper.add(self.look_ahead.expire)
 
     def _committed(self, ino: int, off: int, length: int) -> None:
         self.readers.invalidate(ino, off, length)

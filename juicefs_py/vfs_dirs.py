@@ -235,6 +235,7 @@ class DirOperations(VFSBase):
     def dir_changed(self, parent: int, name: bytes, there: bool) -> None:
         """A name came or went through this mount: listings under way must not bring it back."""
         self.touch(parent)
+        self.look_ahead.changed(parent, name)
         if parent not in self._open_dirs:
             return
         with self._dirs_lock:

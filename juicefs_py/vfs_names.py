@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import stat
+import time
 import uuid
 
 from fuse.abi import FUSE_ROOT_ID
@@ -34,13 +35,37 @@ class NameOperations(VFSBase):
         self.check_name(name)
         if parent == FUSE_ROOT_ID and name == self.internal.trash_name:
             return self.entry(TRASH, self.attr(TRASH)[0])
+        who = self.who(caller)
+        ahead = who.checked and self._names_valid_s > 0
+        entry = self._from_ahead(parent, name) if ahead else None
+        if entry is not None:
+            return entry
+        asked = time.monotonic()
         try:
-            ino, attr = self.meta.lookup(self.who(caller), parent, name)
+            ino, attr = self.meta.lookup(who, parent, name)
         except Refused as problem:
             if problem.errno == errno.ENOENT and self.config.negative_timeout_s > 0:
                 return NOTHING._replace(entry_valid_s=self.config.negative_timeout_s)
             raise
+        if ahead:
+            self.housekeeper.wake()
+            self.look_ahead.pay(parent, time.monotonic() - asked)
         return self.entry(ino, attr)
+
+    def _from_ahead(self, parent: int, name: bytes) -> Entry | None:
+        """A name whose directory was read ahead, unless it was changed since; kept for what is left of its time."""
+        found = self.look_ahead.find(parent, name)
+        if found is None:
+            return None
+        item, read_at = found
+        age_s = time.monotonic() - read_at
+        if age_s >= self._names_valid_s or self._changed.get(item.ino, 0.0) >= read_at:
+            return None
+        try:
+            entry = self.entry(item.ino, item.attr)
+        except Refused:  # it is open, and gone
+            return None
+        return Entry(entry.stat, entry.entry_valid_s - age_s, entry.attr_valid_s - age_s)
 
     @traced(lambda result, parent, name, mode, rdev, umask: (
         f"({parent},{text(name)},{shown(mode)},0x{rdev:08X}):{entry_of(result)}"
@@ -99,11 +124,12 @@ class NameOperations(VFSBase):
     def rename(self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         self._check_old(parent, name)
         self._check_old(new_parent, new_name)
-        ino, _ = self.meta.rename(self.who(caller), parent, name, new_parent, new_name, flags)
-        if not flags & 2:  # after an exchange both names are still there
-            self.dir_changed(parent, name, there=False)
+        done = self.meta.rename(self.who(caller), parent, name, new_parent, new_name, flags)
+        self.dir_changed(parent, name, there=bool(flags & 2))  # after an exchange both names are still there
         self.dir_changed(new_parent, new_name, there=True)
-        self.touch(ino)
+        self.touch(done.ino)
+        if done.other is not None:
+            self.touch(done.other)
 
     @traced(lambda result, ino, new_parent, new_name: f"({ino},{new_parent},{text(new_name)}):{entry_of(result)}")
     def link(self, caller: Caller, ino: int, new_parent: int, new_name: bytes) -> Entry:

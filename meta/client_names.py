@@ -13,7 +13,7 @@ from meta.rules.create import Created, Exists, mknod
 from meta.rules.link import link
 from meta.rules.removal import Removed
 from meta.rules.remove import rmdir, unlink
-from meta.rules.rename import Sizes, rename
+from meta.rules.rename import Renamed, Sizes, rename
 from meta.transaction import Cursor, DirPage, Transaction
 from meta.types import FILE, ROOT, Caller
 
@@ -43,6 +43,13 @@ class NameCalls(FileCalls):
         if cursor is None:
             self.touch_atime(ino)
         return page
+
+    def peek_dir(self, ino: int, cursor: Cursor, limit: int) -> DirPage:
+        """About `limit` entries from `cursor` on, with attributes, for lookups to come.
+
+        Nobody's rights are checked, and no access time follows.
+        """
+        return self.reader.list_entries(self._real(ino), plus=True, cursor=cursor, limit=limit)
 
     def paths(self, ino: int) -> list[bytes]:
         """Every path that leads to an inode from the client's root."""
@@ -107,15 +114,17 @@ class NameCalls(FileCalls):
 
     def rename(
         self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
-    ) -> tuple[int, Attr]:
+    ) -> Renamed:
         """Rename as renameat2(2): NOREPLACE 1, EXCHANGE 2, and 33 for what is restored from the trash."""
         vol, src, dst = self.vol, self._real(parent), self._real(new_parent)
         sizes: Sizes = {}
         done = self._write(lambda tx: rename(tx, vol, caller, src, name, dst, new_name, flags, sizes))
         self.files.forget_attr(done.ino)
+        if done.other is not None:
+            self.files.forget_attr(done.other)
         if done.replaced is not None:
             self._removed(done.replaced)
-        return done.ino, done.attr
+        return done
 
     def link(self, caller: Caller, ino: int, parent: int, name: bytes) -> Attr:
         """One more name for an inode."""

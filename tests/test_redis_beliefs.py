@@ -53,11 +53,50 @@ def links_told(client: Client, ino: int) -> int | None:
 def test_what_our_change_left_is_told(client: Client) -> None:
     folder(client, b"a")
     assert links_told(client, ROOT) == 3
-    client.getattr(ROOT)
+
+
+def test_a_new_directory_is_told_and_a_removed_one_is_not(client: Client) -> None:
+    """Entries made in it at once leave its times as they are, so there is no later record of ours."""
+    ino = folder(client, b"a")
+    assert links_told(client, ino) == 2
+    client.file(b"f", ino)
+    assert links_told(client, ino) == 2
+    client.unlink(ME, ino, b"f")
+    client.rmdir(ME, ROOT, b"a")
+    assert links_told(client, ino) is None
+
+
+def test_what_was_read_since_our_change_is_told(client: Client) -> None:
+    folder(client, b"a")
+    second = other(client)
+    folder(second, b"b")
+    assert links_told(client, ROOT) == 3
+    client.lookup(ME, ROOT, b"a")
+    assert client.getattr(ROOT).nlink == 4
+    assert links_told(client, ROOT) == 4
+    second.shutdown()
+
+
+def test_a_read_that_our_change_overtakes_is_not_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been answered before the change, or behind one of others after it."""
+    client.file(b"f")  # has numbers
+    reader = client.reader
+    get = reader.get  # type: ignore[attr-defined]
+
+    def overtaken(key: bytes) -> bytes | None:
+        answer: bytes | None = get(key)
+        folder(client, b"a")
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "get", overtaken)
+        assert client.getattr(ROOT).nlink == 2
     assert links_told(client, ROOT) is None
+    assert client.getattr(ROOT).nlink == 3
+    assert links_told(client, ROOT) == 3
 
 
-def test_a_directory_that_was_only_looked_at_is_not_told(client: Client) -> None:
+def test_a_directory_that_was_only_looked_at_does_not_get_younger(client: Client) -> None:
     """A rule compares rights of the directories above, not their times and links: what others have changed of those."""
     above = folder(client, b"above")
     below = folder(client, b"below", above)
@@ -65,9 +104,13 @@ def test_a_directory_that_was_only_looked_at_is_not_told(client: Client) -> None
     client.engine.transact(lambda tx: tx.put_quota("dir", ROOT, Quota(1 << 40, 1 << 20, 0, 0)))
     client.load_quotas()
     client.getattr(above)  # believed from here on
+    changed = time.monotonic()
     folder(second, b"b", above)
     client.file(b"f", below)
-    assert links_told(client, above) in (None, 4)
+    age_s = time.monotonic() - changed
+    assert client.lately(above, age_s) is None
+    found = client.lately(above, AGE_S)
+    assert found is None or found[0].nlink == 4 or found[1] >= age_s
     second.shutdown()
 
 
@@ -141,12 +184,13 @@ def test_directories_without_end() -> None:
     """What had to be forgotten is not taken for untouched."""
     known = Known()
     began = time.monotonic()
-    known.left(1, b"newer", time.monotonic())
-    for ino in range(2, 3000):
-        known.left(ino, b"x", time.monotonic())
-    assert len(known._directories) <= 1024
-    known.left(1, b"older", began)
-    assert known.lately(1, AGE_S) is None
+    for look in (known.left, known.seen):
+        known.left(1, b"newer", time.monotonic())
+        for ino in range(2, 3000):
+            look(ino, b"x", time.monotonic())
+        assert len(known._directories) <= 1024
+        look(1, b"older", began)
+        assert known.lately(1, AGE_S) is None
 
 
 def test_large_values_are_not_kept(client: Client) -> None:

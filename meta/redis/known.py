@@ -7,8 +7,9 @@ changes cost one round trip, and being wrong costs one more.
 Two generations: what was not used for a while goes, without bookkeeping for each value. Threads may interleave anyhow;
 the worst that can happen is that something is forgotten. Large values (extended attributes) are not kept.
 
-Apart from beliefs stand directories as our own changes have left them: those are told to the kernel. The lock is about
-them only.
+Apart from beliefs stand directories as our own changes have left them, or as they were read since: those are told to
+the kernel, with their age. Each of our changes makes the kernel ask for them again, though most change nothing that it
+would see. The lock is about them only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from typing import Final
 
 Cell = int | bytes | tuple[bytes, bytes]
 """A value in the store: an inode's record by its number, a string by its key, or a field of a hash."""
+
+_Directory = tuple[bytes | None, float, float, float]
+"""The record, if it may be told, and since when it is so; when the last change of ours ended, and the last read."""
 
 UNKNOWN: Final = b"unknown cell"
 """Nothing is believed about the cell (told by identity); None is the belief that it does not exist."""
@@ -36,7 +40,7 @@ class Known:
         self._young: dict[Cell, bytes | None] = {}
         self._old: dict[Cell, bytes | None] = {}
         self._turned = time.monotonic()
-        self._directories: dict[int, tuple[bytes | None, float]] = {}  # None: read since, or not known
+        self._directories: dict[int, _Directory] = {}
         self._cleared = float("-inf")
         self._lock = threading.Lock()
 
@@ -45,7 +49,7 @@ class Known:
         value = self._young.get(cell, UNKNOWN)
         return self._old.get(cell, UNKNOWN) if value is UNKNOWN else value
 
-    def put(self, cell: Cell, value: bytes | None) -> None:
+    def wrote(self, cell: Cell, value: bytes | None) -> None:
         """Believe a value (None: there is none)."""
         if len(self._young) >= _MOST or time.monotonic() - self._turned > _TURN_S:
             self._turned = time.monotonic()
@@ -54,29 +58,48 @@ class Known:
             self.drop(cell)
         else:
             self._young[cell] = value
+
+    def read(self, cell: Cell, value: bytes | None) -> None:
+        """Believe a value that was read; that of a directory may be newer than what else is known of it."""
+        self.wrote(cell, value)
         if isinstance(cell, int) and cell in self._directories:
             with self._lock:
-                ended = self._directories.get(cell)
-                if ended is not None:
-                    self._directories[cell] = (None, ended[1])
+                _, as_of, ended, _ = self._directory(cell)
+                self._directories[cell] = (None, as_of, ended, time.monotonic())
+
+    def seen(self, ino: int, record: bytes, began: float) -> None:
+        """A read that `began` then has found a directory so; if a change of ours overlaps, who knows."""
+        self.wrote(ino, record)
+        with self._lock:
+            _, as_of, ended, _ = self._directory(ino)
+            told = record if began > max(as_of, ended) else None
+            self._directories[ino] = (told, began, ended, time.monotonic())
 
     def left(self, ino: int, record: bytes | None, began: float) -> None:
         """A change of ours that `began` then is over, and has left a directory so; None if nobody knows how.
 
         Of two that overlap nobody knows which one the server did last, and the record of the first lacks the second.
+        What a read has found meanwhile may be newer.
         """
         with self._lock:
-            now = time.monotonic()
-            _, ended = self._directories.get(ino, (None, self._cleared))
+            _, _, ended, read = self._directory(ino)
+            told = record if began > max(ended, read) else None
+            self._directories[ino] = (told, began, time.monotonic(), read)
+
+    def _directory(self, ino: int) -> _Directory:
+        """What is known of a directory; makes room for it."""
+        known = self._directories.get(ino)
+        if known is None:
             if len(self._directories) >= _MOST_DIRECTORIES:
                 self._directories.clear()
-                self._cleared = now
-            self._directories[ino] = (record if ended < began else None, now)
+                self._cleared = time.monotonic()
+            known = (None, self._cleared, self._cleared, self._cleared)
+        return known
 
     def lately(self, ino: int, age_s: float) -> tuple[bytes, float] | None:
-        """A directory as our last change left it at most `age_s` ago, if it was not read since; and how long ago."""
-        record, ended = self._directories.get(ino, (None, 0.0))
-        age = time.monotonic() - ended
+        """A directory as it was at most `age_s` ago, unless what was seen or done since may be newer; and its age."""
+        record, as_of, _, _ = self._directories.get(ino, (None, 0.0, 0.0, 0.0))
+        age = time.monotonic() - as_of
         return (record, age) if record is not None and age < age_s else None
 
     def drop(self, cell: Cell) -> None:

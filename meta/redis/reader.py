@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
@@ -12,6 +13,7 @@ from meta.redis import keys as k
 from meta.redis.keys import Keys
 from meta.redis.known import Known
 from meta.redis.link import Command, Link
+from meta.redis.request import is_directory
 from meta.redis.scripts import LOOKUP, PAGE, RESOLVE, call
 from meta.slices import RECORD_SIZE, decode_delayed
 from meta.tkv.values import decode_entry
@@ -53,8 +55,12 @@ class RedisReader:
 
     def record(self, ino: int) -> bytes | None:
         """An inode's record as stored."""
+        began = time.monotonic()
         data = self.get(self.keys.attr(ino))
-        self.known.put(ino, data)
+        if data is not None and is_directory(data):
+            self.known.seen(ino, data, began)
+        else:
+            self.known.read(ino, data)
         return data
 
     def field(self, key: bytes, field: bytes) -> bytes | None:
@@ -85,7 +91,7 @@ class RedisReader:
         found: dict[int, Attr] = {}
         for batch in batches(list(dict.fromkeys(inos))):
             for ino, data in zip(batch, self.link.ask((b"MGET", *map(self.keys.attr, batch)))[0], strict=True):
-                self.known.put(ino, data)
+                self.known.read(ino, data)
                 if data is not None:
                     found[ino] = Attr.decode(data)
         return found
@@ -98,14 +104,14 @@ class RedisReader:
         entries = self.keys.entries(parent)
         answer = self.link.ask(call(LOOKUP, entries, self.keys.prefix, name))[0]
         if not answer:
-            self.known.put((entries, name), None)
+            self.known.read((entries, name), None)
             return None
         data, record = answer[0], answer[1]
         entry = decode_entry(data)
-        self.known.put((entries, name), data)
+        self.known.read((entries, name), data)
         if record == TOLD_APART:
             return entry, self.attr(entry.ino)
-        self.known.put(entry.ino, record)
+        self.known.read(entry.ino, record)
         return entry, None if record is None else Attr.decode(record)
 
     def targets(self, start: int, names: Sequence[bytes]) -> list[tuple[Dirent, Attr | None]]:

@@ -16,6 +16,9 @@ from meta.types import DIRECTORY
 
 Word = bytes | str | int
 
+NO_RECORD: Final = b"\0\0"
+"""Stands for the record of an inode of no type."""
+
 _PUSHED_AT_ONCE: Final = 1000  # items of one RPUSH; Lua takes some thousand words per call
 
 

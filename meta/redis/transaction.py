@@ -18,7 +18,7 @@ from meta.redis.ahead import ReadAhead
 from meta.redis.keys import Keys
 from meta.redis.known import Cell, Known
 from meta.redis.link import Command, Link
-from meta.redis.request import Request
+from meta.redis.request import NO_RECORD, Request, is_directory
 from meta.redis.view import TOTALS, Totals
 from meta.slices import encode_delayed
 from meta.tkv.values import encode_entry
@@ -257,15 +257,15 @@ class RedisTransaction(ReadAhead):
         if answers is None:
             for cell in self._written:
                 self.known.drop(cell)
-            for ino in self._merged:
+            for ino in self._directories():
                 self.known.left(ino, None, began)
             return
         counts = iter(answers)
         for ino in self._merged:  # as they really are now
             self._cells[ino] = next(counts)
         for cell in self._written:
-            self.known.put(cell, self._cells[cell])
-        for ino in self._merged:
+            self.known.wrote(cell, self._cells[cell])
+        for ino in self._directories():
             self.known.left(ino, self._cells[ino], began)
         for key, (_, records) in self._list_writes.items():
             if records:
@@ -277,3 +277,11 @@ class RedisTransaction(ReadAhead):
                 value = next(counts, None)
                 if value is not None:
                     self._totals[name] = (value, time.monotonic())
+
+    def _directories(self) -> list[int]:
+        """Those that were changed, made or removed."""
+        return [
+            cell
+            for cell in self._written
+            if isinstance(cell, int) and is_directory(self._cells[cell] or self._found.get(cell) or NO_RECORD)
+        ]

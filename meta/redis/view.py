@@ -59,7 +59,7 @@ class TransactionView(RedisReader):
     def _note(self, cell: Cell, value: bytes | None) -> None:
         """A value was read from the store."""
         self._fetched.setdefault(cell, value)
-        self.known.put(cell, value)
+        self.known.read(cell, value)
 
     def _peek(self, cell: Cell) -> bytes | None:
         """What would be seen of a cell without asking the store; `UNKNOWN` if it must be asked."""

@@ -32,10 +32,11 @@ Sizes = dict[int, tuple[int, int]]
 
 
 class Renamed(NamedTuple):
-    """The inode that moved, and what it replaced."""
+    """The inode that moved; the one that had the new name before, if any; what follows if that was replaced."""
 
     ino: int
     attr: Attr
+    other: int | None = None
     replaced: Removed | None = None
 
 
@@ -134,7 +135,7 @@ def _move(
     if across:
         update_parent(tx, vol, source.parent, source.directory, now, nlink=-gained)
     update_parent(tx, vol, parent, directory, now, nlink=gained - lost, force=attr.is_dir and across)
-    return Renamed(source.entry.ino, attr, replaced)
+    return Renamed(source.entry.ino, attr, None if target is None else target.entry.ino, replaced)
 
 
 def _exchange(
@@ -160,7 +161,7 @@ def _exchange(
     if across:
         update_parent(tx, vol, source.parent, source.directory, now, nlink=-gained)
     update_parent(tx, vol, target.parent, target.directory, now, nlink=gained)
-    return Renamed(source.entry.ino, source.attr)
+    return Renamed(source.entry.ino, source.attr, target.entry.ino)
 
 
 def _require_removable(tx: Transaction, caller: Caller, place: Place) -> None:
