@@ -6,9 +6,10 @@ A lookup that the store has answered pays for reading ahead with the time that i
 page it is read, so that reading ahead never takes longer than the lookups did; a page of which nothing was used makes
 the next one dearer. Where the store is far away that is after a few names, next door after some more.
 
-What was read serves for `VALID_S` at most, which the kernel takes for its own caches off the time that it may keep the
-answer. A name is served while nobody has changed it through this mount since the page was asked for; that a name is not
-there is never concluded.
+What was read serves for `VALID_S` at most, which is taken off the time that the kernel may keep the answer. A name is
+served while nobody has changed it through this mount since the page was asked for, and once: who asks again doubts the
+answer (a path that led nowhere, an exclusive create). Names that are quite new are left out, because those may be meant
+to be short-lived, like lock files. That a name is not there is never concluded.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from meta.transaction import Cursor, DirItem, DirPage
 log = logging.getLogger(__name__)
 
 VALID_S: Final = 1.0
+SETTLED_S: Final = 2.0  # since an inode was made, renamed or changed, by the clock of whoever did it
 MOST_ENTRIES: Final = 20_000  # of all directories, about 12 MiB
 MOST_DIRECTORIES: Final = 4096
 _PATIENCE: Final = 4  # lookups in a directory before anything is read
@@ -75,13 +77,16 @@ class LookAhead:
     def find(self, parent: int, name: bytes) -> tuple[DirItem, float] | None:
         """An entry with its attributes, and since when (monotonic) it is so; None if the store must be asked."""
         directory = self._directories.get(parent)
-        if directory is None:
+        if directory is None or name not in directory.items:
             return None
-        found = directory.items.get(name)
-        if found is None or time.monotonic() - found[1] >= VALID_S:
-            return None
-        directory.hits += 1
-        return found
+        with self._lock:
+            found = directory.items.pop(name, None)
+            if found is None:
+                return None
+            if self._directories.get(parent) is directory:
+                self._entries -= 1
+            directory.hits += 1
+        return found if time.monotonic() - found[1] < VALID_S else None
 
     def pay(self, parent: int, took_s: float) -> None:
         """The store has found a name of this directory, in that time. May read a page."""
@@ -115,7 +120,7 @@ class LookAhead:
         return 0
 
     def _page(self, parent: int, directory: _Directory, count: int, round_trip_s: float) -> None:
-        asked = time.monotonic()
+        asked, settled = time.monotonic(), time.time() - SETTLED_S
         page = self._read(parent, directory.cursor, count)
         took_s = time.monotonic() - asked
         directory.credit_s -= took_s
@@ -132,7 +137,7 @@ class LookAhead:
             changed, items = directory.changed, directory.items
             before = len(items)
             for item in page.items:
-                if item.attr is not None and changed.get(item.name, 0.0) < asked:
+                if item.attr is not None and item.attr.ctime < settled and changed.get(item.name, 0.0) < asked:
                     items[item.name] = (item, asked)
             self._entries += len(items) - before
 

@@ -17,7 +17,6 @@ from juicefs_py.handles import FileHandle, OpenInode
 from juicefs_py.vfs_base import VFSBase, is_internal
 from juicefs_py.vfs_names import O_ACCMODE
 from juicefs_py.vfs_trace import traced
-from meta.client_files import Opened as OpenedFile
 from meta.errors import Refused
 from meta.types import FILE, MAX_FILE_SIZE, SUPERUSER
 
@@ -36,7 +35,7 @@ class FileOperations(VFSBase):
         inode = self.handles.hold(ino)
         try:
             epoch, writing = inode.epoch, self.writers.get(ino) is not None
-            opened = self._open_inode(caller, ino, flags)
+            opened = self.meta.open(self.who(caller), ino, flags)
             try:
                 if writing:
                     self.stat(ino)  # what is not committed yet counts
@@ -55,19 +54,6 @@ class FileOperations(VFSBase):
             # Another client may have changed the length. Attributes only (-1): nothing else may be told while we serve.
             self.notifier.inval_inode(ino, -1, 0)
         return Opened(file.fh)
-
-    def _open_inode(self, caller: Caller, ino: int, flags: int) -> OpenedFile:
-        """ESTALE for one that is gone: the name led to it lately, and the kernel then follows the path once more.
-
-        So a file that others replace by renaming over it can always be opened.
-        """
-        try:
-            return self.meta.open(self.who(caller), ino, flags)
-        except Refused as problem:
-            if problem.errno != errno.ENOENT:
-                raise
-            self.touch(ino)  # nothing that was read ahead may lead here again
-            raise refuse(errno.ESTALE) from problem
 
     def file_handle(self, fh: int, ino: int) -> FileHandle:
         """The handle; an odd one that is not known (we took over from another process) is opened again for reading."""

@@ -31,8 +31,8 @@ from meta.slices import decode_slices
 pytestmark = pytest.mark.battery
 
 MISREAD_HOLES = r"contents/holes: content"
-"""Of a zstd volume, read by 1.4.1: its decoder uses the memory behind a short block for its own purposes, and a hole that
-is read together with the block shows that instead of zeros. It misreads what it has written itself in the same way.
+"""Of a zstd volume, read by 1.4.1: its decoder uses the memory behind a short block for its own purposes, and a hole
+that is read together with the block shows that instead of zeros. What it has written itself it misreads as well.
 """
 LEFT_CHUNKS = r"chunks? (of|\d+ belongs to) inode"
 """A deleted file loses the chunks that its last length tells of: if it was truncated before, some stay for `gc`."""
