@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -159,6 +159,10 @@ class DirSink(Protocol):
 
     def add(self, name: bytes, ino: int, file_type: int, next_offset: int) -> bool:
         """Add a plain entry; `file_type` is the S_IFMT part of a mode; `next_offset` resumes the listing after it."""
+        ...
+
+    def add_all(self, entries: Iterable[tuple[bytes, int, int]], next_offset: int) -> int:
+        """Add plain entries (name, inode, file type) whose offsets count up from `next_offset`; how many were taken."""
         ...
 
     def add_plus(self, name: bytes, entry: Entry, next_offset: int) -> bool:

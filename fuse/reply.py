@@ -7,7 +7,7 @@ list of buffers that is gathered by writev without copying.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fuse import abi
 from fuse.operations import Buffer, Entry, FileLock, Opened, Stat, StatFs
@@ -19,6 +19,7 @@ _pack_attr = abi.fuse_attr_out.pack
 _pack_create = abi.fuse_create_out.pack
 _pack_plus = abi.fuse_direntplus.pack
 _pack_dirent = abi.fuse_dirent.pack
+_DIRENT_SIZE = abi.fuse_dirent.size
 _PADDING = tuple(b"\0" * (-length % 8) for length in range(8))
 
 
@@ -29,9 +30,13 @@ def nothing(_: None) -> bytes:
 
 def entry(result: Entry) -> bytes:
     stat, entry_valid, attr_valid, generation = result
-    entry_s, attr_s = int(entry_valid), int(attr_valid)
-    entry_ns, attr_ns = int((entry_valid - entry_s) * 1e9), int((attr_valid - attr_s) * 1e9)
-    return _pack_entry(stat[0], generation, entry_s, attr_s, entry_ns, attr_ns, *stat)
+    return _pack_entry(stat[0], generation, *_validity(entry_valid, attr_valid), *stat)
+
+
+def _validity(entry_s: float, attr_s: float) -> tuple[int, int, int, int]:
+    """Seconds of both, then nanoseconds of both."""
+    entry_whole, attr_whole = int(entry_s), int(attr_s)
+    return entry_whole, attr_whole, int((entry_s - entry_whole) * 1e9), int((attr_s - attr_whole) * 1e9)
 
 
 def attr(result: tuple[Stat, float]) -> bytes:
@@ -99,12 +104,14 @@ class Listing:
     id 0), which the kernel lists without caching anything about it.
     """
 
-    __slots__ = ("_plus", "_room", "payload")
+    __slots__ = ("_plus", "_room", "_times", "_valid", "payload")
 
     def __init__(self, size: int, plus: bool) -> None:
         self.payload = bytearray()
         self._room = size
         self._plus = plus
+        self._valid = (0.0, 0.0)  # of the last entry, and the same as the kernel wants it
+        self._times = (0, 0, 0, 0)
 
     def add(self, name: bytes, ino: int, file_type: int, next_offset: int) -> bool:
         if self._plus:
@@ -112,20 +119,42 @@ class Listing:
             return self._append(_pack_plus(*none, ino, next_offset, len(name), file_type >> 12), name)
         return self._append(_pack_dirent(ino, next_offset, len(name), file_type >> 12), name)
 
+    def add_all(self, entries: Iterable[tuple[bytes, int, int]], next_offset: int) -> int:
+        if self._plus:
+            first = next_offset
+            for name, ino, file_type in entries:
+                if not self.add(name, ino, file_type, next_offset):
+                    break
+                next_offset += 1
+            return next_offset - first
+        records = []
+        room, offset = self._room, next_offset
+        for name, ino, file_type in entries:
+            length = len(name)
+            room -= _DIRENT_SIZE + length + (-length & 7)
+            if room < 0:
+                break
+            records.append(_pack_dirent(ino, offset, length, file_type >> 12) + name + _PADDING[length & 7])
+            offset += 1
+        whole = b"".join(records)
+        self.payload += whole
+        self._room -= len(whole)
+        return offset - next_offset
+
     def add_plus(self, name: bytes, entry: Entry, next_offset: int) -> bool:
         stat, entry_valid, attr_valid, generation = entry
         if not self._plus:
             return self.add(name, stat.ino, stat.mode, next_offset)
-        entry_s, attr_s = int(entry_valid), int(attr_valid)
-        record = _pack_plus(
-            stat.ino, generation, entry_s, attr_s, int((entry_valid - entry_s) * 1e9), int((attr_valid - attr_s) * 1e9),
-            *stat,
-            stat.ino, next_offset, len(name), (stat.mode & 0o170000) >> 12,
-        )  # fmt: skip
-        return self._append(record, name)
+        if self._valid != (entry_valid, attr_valid):
+            self._valid, self._times = (entry_valid, attr_valid), _validity(entry_valid, attr_valid)
+        ino = stat[0]
+        return self._append(
+            _pack_plus(ino, generation, *self._times, *stat, ino, next_offset, len(name), (stat[9] & 0o170000) >> 12),
+            name,
+        )
 
     def _append(self, record: bytes, name: bytes) -> bool:
-        whole = b"".join((record, name, _PADDING[len(name) & 7]))
+        whole = record + name + _PADDING[len(name) & 7]
         if len(whole) > self._room:
             return False
         self._room -= len(whole)

@@ -74,7 +74,7 @@ class AttrOperations(VFSBase):
         known = self.meta.lately(ino, timeout_s)
         if known is not None:
             attr, age_s = known
-            return self._stat(ino, *self._with(attr, None)), timeout_s - age_s
+            return self.stat_of(ino, attr), timeout_s - age_s
         return self.stat(ino), timeout_s
 
     @traced(_setattr_text)

@@ -144,27 +144,26 @@ class VFSBase(Operations):
 
     def stat(self, ino: int, attr: Attr | None = None) -> Stat:
         """The kernel's view of an inode. With `attr`, of attributes that were read a moment ago."""
-        if attr is None:
-            attr, length, mtime = self.attr(ino)
-        else:
-            if attr.type == FILE and self.handles.inode(ino) is not None:
-                attr, length, mtime = self.attr(ino)
-            else:
-                attr, length, mtime = self._with(attr, None)
-        return self._stat(ino, attr, length, mtime)
+        if attr is not None and (attr.type != FILE or self.handles.inode(ino) is None):
+            return self.stat_of(ino, attr)
+        attr, length, mtime = self.attr(ino)
+        seconds, nanos = divmod(mtime, 1_000_000_000)
+        return self.stat_of(ino, attr)._replace(size=length, blocks=(length + 511) >> 9, mtime=seconds, mtimensec=nanos)
 
     @staticmethod
-    def _stat(ino: int, attr: Attr, length: int, mtime: int) -> Stat:
-        seconds, nanos = divmod(mtime, 1_000_000_000)
+    def stat_of(ino: int, attr: Attr) -> Stat:
+        """The kernel's view of attributes, without regard to what this mount knows better."""
+        length = attr.length
         return Stat(
-            ino, length, (length + 511) >> 9, attr.atime, seconds, attr.ctime, attr.atimensec, nanos, attr.ctimensec,
+            ino, length, (length + 511) >> 9, attr.atime, attr.mtime, attr.ctime,
+            attr.atimensec, attr.mtimensec, attr.ctimensec,
             TYPE_TO_MODE[attr.type] | attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, BLKSIZE,
         )  # fmt: skip
 
     def entry(self, ino: int, attr: Attr | None, *, current: bool = False) -> Entry:
         """What a lookup answers. `current`: nothing that this mount knows can be ahead of `attr`."""
         if current and attr is not None:
-            stat = self._stat(ino, *self._with(attr, None))
+            stat = self.stat_of(ino, attr)
         else:
             stat = self.stat(ino, attr)
         config = self.config

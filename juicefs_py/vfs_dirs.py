@@ -154,25 +154,33 @@ class DirOperations(VFSBase):
                 page = self._page_of(caller, handle, row, plus)
                 if page is None:
                     return
-                believed = plus and time.monotonic() - page.read_at < BELIEVED_S
-                for item in page.items[row - page.first :]:
-                    if item.name not in handle.gone and not self._add(item, row + 1, sink, page, believed):
-                        return
-                    row += 1
-                if page.last:
+                took = self._add_page(handle, page, row, sink, plus)
+                row += took
+                if row < page.first + len(page.items) or page.last:
                     return
 
-    def _add(self, item: DirItem, next_row: int, sink: DirSink, page: Page, believed: bool) -> bool:
-        changed = self._changed.get(item.ino, 0.0) >= page.read_at
-        if believed and not changed and item.attr is not None:
-            try:
-                entry = self.entry(item.ino, item.attr)  # of an open file: what it is like now
-            except Refused as problem:
-                if problem.errno != errno.ENOENT:
-                    raise
+    def _add_page(self, handle: DirHandle, page: Page, row: int, sink: DirSink, plus: bool) -> int:
+        """Put what follows from `row` on into the reply; how many rows were taken, all of the page if there is room."""
+        believed = plus and time.monotonic() - page.read_at < BELIEVED_S
+        items = page.items[row - page.first :]
+        if not (believed or handle.gone):
+            return sink.add_all(((item.name, item.ino, TYPE_TO_MODE[item.type]) for item in items), row + 1)
+        changed, read_at, gone, entry = self._changed, page.read_at, handle.gone, self.entry
+        for took, (name, ino, kind, attr) in enumerate(items, 1):
+            if name in gone:
+                continue
+            if attr is not None and believed and changed.get(ino, 0.0) < read_at:
+                try:
+                    added = sink.add_plus(name, entry(ino, attr), row + took)  # of an open file: what it is like now
+                except Refused as problem:
+                    if problem.errno != errno.ENOENT:
+                        raise
+                    added = sink.add(name, ino, TYPE_TO_MODE[kind], row + took)
             else:
-                return sink.add_plus(item.name, entry, next_row)
-        return sink.add(item.name, item.ino, TYPE_TO_MODE[item.type], next_row)
+                added = sink.add(name, ino, TYPE_TO_MODE[kind], row + took)
+            if not added:
+                return took - 1
+        return len(items)
 
     def _page_of(self, caller: Caller, handle: DirHandle, row: int, plus: bool) -> Page | None:
         """The page that holds `row`, None behind the end."""

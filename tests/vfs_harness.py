@@ -9,7 +9,7 @@ import errno
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +203,13 @@ class Sink:
             return False
         self.rows.append((name, ino, next_offset))
         return True
+
+    def add_all(self, entries: Iterable[tuple[bytes, int, int]], next_offset: int) -> int:
+        first = len(self.rows)
+        for name, ino, file_type in entries:
+            if not self.add(name, ino, file_type, next_offset + len(self.rows) - first):
+                break
+        return len(self.rows) - first
 
     def add_plus(self, name: bytes, entry: Entry, next_offset: int) -> bool:
         if not self.add(name, entry.stat.ino, entry.stat.mode & 0o170000, next_offset):

@@ -16,7 +16,7 @@ from meta.redis.link import Command, Link
 from meta.redis.request import is_directory
 from meta.redis.scripts import LOOKUP, PAGE, RESOLVE, call
 from meta.slices import RECORD_SIZE, decode_delayed
-from meta.tkv.values import decode_entry
+from meta.tkv.values import decode_entries, decode_entry
 from meta.transaction import (
     Cursor,
     Delayed,
@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 BATCH: Final = 500  # keys of one command
 PAGE_AT_MOST: Final = 2000  # entries asked for in one page, so that none takes the server more than a few milliseconds
+_FIRST_PAGE: Final = 256  # the same for a script that reads attributes too
 _PROBED: Final = 10_000  # chunks of a file that are looked for one by one; beyond that the key space is scanned
 _MORE: Final = 16  # chunks looked for behind the end, which a truncation may have left there
 TOLD_APART: Final = b"?"  # a script's answer for an inode number beyond its arithmetic
@@ -138,20 +139,30 @@ class RedisReader:
                 return DirPage(list(items.values()), at or None)
 
     def _page(self, ino: int, at: int, count: int, plus: bool, items: dict[bytes, DirItem]) -> int:
-        """Add a page to `items`; where the next one begins, 0 behind the last."""
+        """Add a page to `items`; where the next one begins, 0 behind the last.
+
+        With attributes the first page is one round trip. The others are two: for many entries a script takes the server
+        far longer than the commands that it makes.
+        """
         entries = self.keys.entries(ino)
-        if not plus:
+        if plus and not at:
+            count = min(count, _FIRST_PAGE)
+            after, flat, records = self.link.ask(call(PAGE, entries, self.keys.prefix, at, count))[0]
+            found = decode_entries(flat[1::2])
+        else:
             after, flat = self.link.ask((b"HSCAN", entries, at, b"COUNT", count))[0]
-            for name, data in zip(flat[::2], flat[1::2], strict=True):
-                kind, ino = decode_entry(data)
-                items[name] = DirItem(name, ino, kind, None)
-            return int(after)
-        after, flat, records = self.link.ask(call(PAGE, entries, self.keys.prefix, at, count))[0]
-        for name, data, record in zip(flat[::2], flat[1::2], records, strict=True):
-            kind, ino = decode_entry(data)
+            found = decode_entries(flat[1::2])
+            if not plus:
+                for name, (kind, number) in zip(flat[::2], found, strict=True):
+                    items[name] = DirItem(name, number, kind, None)
+                return int(after)
+            keys = [self.keys.attr(number) for _, number in found]
+            answers = self.link.ask(*[(b"MGET", *batch) for batch in batches(keys)]) if keys else []
+            records = [record for answer in answers for record in answer]
+        for name, (kind, number), record in zip(flat[::2], found, records, strict=True):
             if record == TOLD_APART:
-                record = self.record(ino)
-            items[name] = DirItem(name, ino, kind, None if record is None else Attr.decode(record))
+                record = self.record(number)
+            items[name] = DirItem(name, number, kind, None if record is None else Attr.decode(record))
         return int(after)
 
     def parents(self, ino: int) -> dict[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from meta.errors import Corrupt
@@ -64,6 +64,15 @@ def decode_entry(data: bytes) -> Dirent:
     if len(data) != _ENTRY.size:
         raise Corrupt(f"directory entry of {len(data)} bytes, expected {_ENTRY.size}")
     return Dirent(*_ENTRY.unpack(data))
+
+
+def decode_entries(values: Iterable[bytes]) -> list[tuple[int, int]]:
+    """Many at once: types and inodes."""
+    unpack = _ENTRY.unpack
+    try:
+        return [unpack(data) for data in values]
+    except struct.error as problem:
+        raise Corrupt(f"a directory entry that has not {_ENTRY.size} bytes: {problem}") from None
 
 
 def encode_dir_stat(stat: DirStat) -> bytes:
