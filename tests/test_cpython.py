@@ -1,6 +1,6 @@
 """CPython's own tests of files, with TMPDIR on a mount and beside it: whatever passes there must pass here.
 
-Needs an interpreter with its `test` package (Debian: libpython3-testsuite); PYTHON_WITH_TESTS names one.
+Needs an interpreter with its `test` package (Debian: libpython3.11-testsuite); PYTHON_WITH_TESTS names one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def interpreter() -> str:
     """One that carries the tests: named, ours, or the one that our environment was made from."""
     candidates = (os.environ.get("PYTHON_WITH_TESTS", ""), sys.executable, "python3", "/usr/bin/python3")
     found = next((name for name in candidates if name and bundled_tests(name)), None)
-    return found or missing("an interpreter with CPython's test package (Debian: libpython3-testsuite)")
+    return found or missing("an interpreter with CPython's test package (Debian: libpython3.11-testsuite)")
 
 
 def run_tests(python: str, folder: Path) -> dict[str, str]:
