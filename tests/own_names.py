@@ -208,7 +208,7 @@ class OwnNames:
             return "link nothing"
         root = self.random.choice(self.roots)
         try:
-            os.link(root / name, root / target)
+            os.link(root / name, self.below(root, target))
         except FileExistsError:
             assert target in self.items, f"link {root / name} {target}: exists"
             return f"link {root / name} {target}: exists"
