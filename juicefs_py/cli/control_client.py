@@ -17,7 +17,7 @@ from typing import Any
 
 from juicefs_py.cli.errors import Fatal
 
-RMR, LEGACY_INFO, FILL_CACHE, INFO, SUMMARY, COMPACT = 1002, 1003, 1004, 1005, 1007, 1008
+RMR, LEGACY_INFO, FILL_CACHE, INFO, CLONE, SUMMARY, COMPACT = range(1002, 1009)
 _HEADER = struct.Struct(">II")
 _PROGRESS = struct.Struct(">QQ")
 _LENGTH = struct.Struct(">I")
