@@ -195,7 +195,7 @@ def test_mistakes(make: Maker, words: tuple[str, ...], text: str) -> None:
 @pytest.mark.parametrize(("words", "code", "text"), [
     (("--help",), 0, "   set          Set the quota"),
     (("set", "--help"), 0, "--create"),
-    (("set",), 1, "This command requires at least 1 arguments\nUSAGE:\n   juicefs quota set [command options] META-URL"),
+    (("set",), 1, "at least 1 arguments\nUSAGE:\n   juicefs quota set [command options] META-URL"),
     (("get", "a", "b"), 1, "ERROR: This command accept at most 1 arguments but got [a b]"),
     (("set", "--inodes", "x"), 1, 'Incorrect Usage: invalid value "x" for flag -inodes: parse error'),
 ])  # fmt: skip

@@ -102,7 +102,8 @@ COMMAND = Command(
     "Deletes all objects of the volume and its metadata. The UUID (see `juicefs status`) tells that the right one is\n"
     "meant. Refused while clients are connected. It cannot be undone.\n\n"
     "Examples:\n$ juicefs destroy redis://localhost e94d66a8-2339-4abd-b8d8-6812df737892\n\n"
-    "# Ask nothing, whoever is connected\n$ juicefs destroy --force redis://localhost e94d66a8-2339-4abd-b8d8-6812df737892",
+    "# Ask nothing, whoever is connected\n"
+    "$ juicefs destroy --force redis://localhost e94d66a8-2339-4abd-b8d8-6812df737892",
     (
         Option(("yes", "y"), "bool", "", "automatically answer 'yes' to all prompts and run non-interactively"),
         Option(("force",), "bool", "", "skip sanity check and force destroy the volume"),

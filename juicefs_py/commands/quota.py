@@ -235,8 +235,8 @@ def _share(used: int, limit: int, show: Callable[[int], str]) -> tuple[str, str,
 
 COMMAND = Command(
     "quota", "Manage quotas of directories, users and groups", "META-URL", "ADMIN",
-    "Limits hold for all clients; mounts notice a change within a heartbeat (12 seconds). Writing beyond a limit fails\n"
-    "with \"Disk quota exceeded\".\n\n"
+    "Limits hold for all clients; mounts notice a change within a heartbeat (12 seconds).\n"
+    "Writing beyond a limit fails with \"Disk quota exceeded\".\n\n"
     "Examples:\n"
     "$ juicefs quota set redis://localhost --path /dir1 --capacity 1 --inodes 100\n"
     "$ juicefs quota get redis://localhost --path /dir1\n"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import islice
 
 from chunkstore.bucket import Bucket, ObjectInfo
+from chunkstore.errors import Unsupported
 from juicefs_py.cli.progress import Progress
 from juicefs_py.maintenance.parallel import results
 from juicefs_py.storage import volume_bucket
@@ -54,7 +55,10 @@ class Deletion:
         Raises `StoreError` if they cannot be listed; what cannot be deleted is told and counted.
         """
         self._delete_all(info.key for info in self._bucket.list_all() if not info.is_dir)
-        self._delete_folders("")
+        try:
+            self._delete_folders("")
+        except Unsupported:  # shards cannot list folders: where they are directories, these stay, empty
+            return
         self._delete_folder("")  # the volume's own
 
     def _delete_all(self, keys: Iterator[str]) -> None:

@@ -31,9 +31,7 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened_metadata(
-    url: str, *, writing: bool = False, deletes: int = 0, logged: bool = True
-) -> Iterator[MetaClient]:
+def opened_metadata(url: str, *, writing: bool = False, deletes: int = 0, logged: bool = True) -> Iterator[MetaClient]:
     """The metadata of a volume for the length of a `with`; its data are left alone.
 
     `logged`: what is written belongs into the volume's change log, if it has one (which we cannot write).
