@@ -210,7 +210,7 @@ def test_a_bucket_that_does_not_exist(make: Maker, monkeypatch: pytest.MonkeyPat
 def test_an_encrypted_volume_whose_passphrase_is_lost(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     from buckets import KEY
 
-    monkeypatch.setenv("JFS_RSA_PASSPHRASE", "secret")
+    monkeypatch.setenv("JFS_RSA_PASSPHRASE", "golden")
     volume = make("sqlite3", encrypt_key=KEY)
     monkeypatch.delenv("JFS_RSA_PASSPHRASE")
     path = volume.bucket_directory / "vol" / "chunks" / "0" / "0" / "1_0_10"

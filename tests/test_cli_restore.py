@@ -80,8 +80,9 @@ def read(client: Client, *path: bytes) -> bytes:
 def test_everything_is_put_back(volume: Tended) -> None:
     said = restore(volume, hour(volume), "--put-back", "--threads", "3")
     assert said.texts("INFO")[-2:] == [
-        f'restore files in "{hour(volume)}" ...', f"{hour(volume)}: 6 restored, 0 need --put-back, 0 conflicts, 0 failed"
-    ]  # fmt: skip
+        f'restore files in "{hour(volume)}" ...',
+        f"{hour(volume)}: 6 restored, 0 need --put-back, 0 conflicts, 0 failed",
+    ]
     assert said.complaints() == []
     all_back(volume)
 

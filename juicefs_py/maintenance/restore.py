@@ -3,8 +3,8 @@
 Not the names in the trash (`meta.rules.trash`) and not the move itself, which is a rename of its own for each entry.
 So it may be interrupted anywhere and run again; several runs at once only find less to do.
 
-Trees are put together inside of the trash first, where no quota counts them, and then moved out whole: a tree that grows
-while it moves between quotas is not measured right.
+Trees are put together inside of the trash first, where no quota counts them, and then moved out whole: a tree that
+grows while it moves between quotas is not measured right.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Restoring:
         return (item.name for page in entries(self._meta.reader, self._hour) for item in page)
 
     def _rebuild(self, name: bytes) -> int:
-        """Move one entry if it goes to a directory in the trash; whatever prevents that is told when it is tried again."""
+        """Move one entry if it goes to a directory in the trash. What prevents that is told by the second try."""
         origin = parse_entry(name)
         if origin is None or self._hour_of(origin.parent) < TRASH:
             return SKIPPED
