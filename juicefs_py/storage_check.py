@@ -37,7 +37,7 @@ def volume_bucket(setting: Setting) -> Bucket:
 
 
 def check_storage(bucket: Bucket, tier: int = 0) -> None:
-    """Try the storage as objects of a tier use it, several times unless the trouble is one that waiting cannot heal. Fatal if it does not work."""
+    """Try the storage as objects of a tier use it, several times unless waiting cannot help. Fatal if it fails."""
     for attempt, wait in enumerate(_WAITS_S, 1):
         try:
             _try_object(bucket, tier)

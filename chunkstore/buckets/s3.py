@@ -66,6 +66,10 @@ def _tls(address: str) -> dict[str, Any]:
     return told
 
 
+_PLAIN = "STANDARD"
+_ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # classes whose objects cannot be read before they are restored
+
+
 class S3Bucket(RemoteBucket):
     """One bucket of one service. The client is shared by all threads, as boto3 allows."""
 
@@ -233,10 +237,28 @@ class S3Bucket(RemoteBucket):
     def head(self, key: str) -> ObjectInfo:
         what = f"look at object {self.describe()}{key}"
         answer = self._call(what, self._client.head_object, Bucket=self._bucket, Key=key)
-        return ObjectInfo(key, answer["ContentLength"], _seconds(answer["LastModified"]), key.endswith("/"))
+        stored = answer.get("StorageClass", _PLAIN)  # not told where it is the ordinary one
+        return ObjectInfo(key, answer["ContentLength"], _seconds(answer["LastModified"]), key.endswith("/"), stored)
+
+    @property
+    def has_classes(self) -> bool:
+        return True
+
+    def thaw(self, key: str, days: int) -> bool:
+        what = f"restore object {self.describe()}{key}"
+        if self.head(key).storage_class not in _ARCHIVES:
+            return False
+        try:
+            self._client.restore_object(Bucket=self._bucket, Key=key, RestoreRequest={"Days": days})
+        except Exception as error:
+            if code_of(error) != "RestoreAlreadyInProgress":
+                raise self._failed(error, what) from error
+        return True
 
     def copy(self, target: str, source: str, tier: int = 0) -> None:
         extra = self._class_of(tier)
+        if target == source:
+            extra.setdefault("StorageClass", _PLAIN)  # S3 refuses a copy onto itself that changes nothing
         if "Tagging" in extra:
             extra["TaggingDirective"] = "REPLACE"
         what = f"copy object {self.describe()}{source}"

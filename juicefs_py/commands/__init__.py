@@ -12,6 +12,7 @@ COMMANDS = {
     "fsck": ("ADMIN", "Check consistency of a volume"),
     "restore": ("ADMIN", "Restore files from trash"),
     "version": ("ADMIN", "Show version"),
+    "tier": ("ADMIN", "Manage storage tiers of files and directories"),
     "status": ("INSPECTOR", "Show status of a volume"),
     "info": ("INSPECTOR", "Show internal information of a path or inode"),
     "summary": ("INSPECTOR", "Show tree summary of a directory"),
@@ -26,7 +27,7 @@ COMMANDS = {
 """Category and summary by name."""
 
 LATER = (
-    "dump", "load", "tier", "changelog", "stats", "profile", "debug",
+    "dump", "load", "changelog", "stats", "profile", "debug",
     "gateway", "webdav", "bench", "mdtest", "sync",
 )  # fmt: skip
 """Commands of the official client that this one does not have yet."""

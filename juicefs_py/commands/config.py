@@ -214,8 +214,8 @@ def _refuse(values: Values, old: Any, new: Any, engine: Any) -> None:
         quotas = engine.reader.quotas("dir")
         if quotas:
             raise Fatal(
-                f"cannot disable dir stats when there are still {len(quotas)} dir quotas: [{_directories(engine, old)}]; "
-                "see `juicefs quota list`"
+                f"cannot disable dir stats when there are still {len(quotas)} dir quotas: "
+                f"[{_directories(engine, old)}]; see `juicefs quota list`"
             )
     for version in filter(None, (new.min_client_version, new.max_client_version)):
         Version.parse(version)
@@ -290,7 +290,7 @@ COMMAND = Command(
         Option(("min-client-version",), "string", "", "minimum client version allowed to connect", "MANAGEMENT"),
         Option(("max-client-version",), "string", "", "maximum client version allowed to connect", "MANAGEMENT"),
         Option(("dir-stats",), "bool", "", "keep totals of directories (for fast summary and quotas)", "MANAGEMENT"),
-        Option(("user-group-quota",), "bool", "", "keep what users and groups use, for their quotas; switching it on counts all", "MANAGEMENT"),
+        Option(("user-group-quota",), "bool", "", "enable user and group quotas, which counts all", "MANAGEMENT"),
         Option(("changelog",), "bool", "", "record changes of metadata (official clients only)", "MANAGEMENT"),
         Option(("changelog-max-age",), "duration", "2h", "keep changes for this long (0 means for good)", "MANAGEMENT"),
         Option(("changelog-max-lines",), "int", "0", "keep at most this many changes (0 means all)", "MANAGEMENT"),
