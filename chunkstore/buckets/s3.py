@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 import hashlib
 import os
-import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
@@ -21,13 +20,16 @@ from chunkstore.bucket import LIST_PAGE, Access, Data, Listing, ObjectInfo, Part
 from chunkstore.buckets import s3_address
 from chunkstore.buckets.remote import PATIENCE, RemoteBucket, Response, content_range, refused
 from chunkstore.buckets.s3_address import DEFAULT_REGION, S3Address
+from chunkstore.buckets.s3_body import Nothing, Outgoing
 from chunkstore.buckets.s3_errors import code_of, one_line, status_of, translated
 from chunkstore.buckets.sdk import silence
-from chunkstore.errors import BadBucket, Denied, NotFound, StoreError, Timeout, Unavailable
+from chunkstore.errors import BadBucket, Denied, NotFound, StoreError, Unavailable
 
 _BATCH = 1000  # keys per deletion
 _OLD_REGIONS = {"EU": "eu-west-1"}  # as buckets from before 2014 call theirs
 _AFTER_ALL = "\U0010ffff"  # sorts behind every name
+_PLAIN = "STANDARD"  # the class that is meant where none is told
+_ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # classes whose objects cannot be read before they are restored
 _KEYS = {"minio": "MINIO_{0}_KEY", "scw": "SCW_{0}_KEY", "eos": "EOS_{0}_KEY"}  # where their keys may stand, too
 
 
@@ -64,10 +66,6 @@ def _tls(address: str) -> dict[str, Any]:
     if query.get("ssl-cert"):
         told["client_cert"] = (query["ssl-cert"], query.get("ssl-key", ""))
     return told
-
-
-_PLAIN = "STANDARD"
-_ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # classes whose objects cannot be read before they are restored
 
 
 class S3Bucket(RemoteBucket):
@@ -171,8 +169,8 @@ class S3Bucket(RemoteBucket):
             ContentType="application/octet-stream", **extra,
         )  # fmt: skip
 
-    def _outgoing(self, data: Data, what: str) -> _Outgoing:
-        return _Outgoing(data, PATIENCE * self.access.timeout_s, what)
+    def _outgoing(self, data: Data, what: str) -> Outgoing:
+        return Outgoing(data, PATIENCE * self.access.timeout_s, what)
 
     def _class_of(self, tier: int) -> dict[str, Any]:
         wanted = self.access.tier(tier)
@@ -191,7 +189,7 @@ class S3Bucket(RemoteBucket):
             answer = self._client.get_object(Bucket=self._bucket, Key=key, **asked)
         except Exception as error:
             if status_of(error) == 416:
-                return Response(start, start, start, {}, _Nothing())
+                return Response(start, start, start, {}, Nothing())
             raise self._failed(error, what) from error
         body = answer["Body"]
         try:
@@ -358,47 +356,6 @@ class S3Bucket(RemoteBucket):
 
     def _failed(self, error: Exception, what: str) -> StoreError:
         return translated(error, what, self._place.endpoint or "the storage")
-
-
-class _Outgoing:
-    """A body on its way out, in pieces: a socket's time limit is for one send, and a whole block may take longer.
-
-    But not for ever: `Timeout` when it is not out after `timeout_s`.
-    """
-
-    def __init__(self, data: Data, timeout_s: float, what: str) -> None:
-        self._view = memoryview(data)
-        self._at = 0
-        self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._what = what
-
-    def __len__(self) -> int:
-        return len(self._view)
-
-    def read(self, size: int = -1) -> bytes:
-        start = self._at
-        if time.monotonic() > self._deadline:
-            raise Timeout(f"{self._what}: {start} of {len(self)} bytes went out in {self._timeout_s:g} s")
-        self._at = len(self._view) if size < 0 else min(start + size, len(self._view))
-        return bytes(self._view[start : self._at])
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, len(self._view))[whence]
-        return self._at
-
-
-class _Nothing:
-    """The body of a range behind the end."""
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        return 0
-
-    def close(self) -> None:
-        return
 
 
 def _ask_no_further(context: dict[str, Any], **_: object) -> None:
