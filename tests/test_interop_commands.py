@@ -10,6 +10,8 @@ import errno
 import json
 import os
 import re
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,8 +19,8 @@ from pathlib import Path
 
 import pytest
 from go_client import UNCACHED, GoMount, is_old, run, version
-from mounts import Mount, Volume, juicefs
-from needs import need_fuse
+from mounts import PROGRAM, Mount, Volume, environment, juicefs
+from needs import go_client, need_fuse
 from test_interop_go import LATE_STATISTICS, make, mounted
 from trees import differences, snapshot
 
@@ -217,6 +219,29 @@ def _settle(volume: Volume) -> None:
                 return
             before = now
             time.sleep(3.5)
+
+
+@pytest.mark.usefixtures("newer")
+def test_the_change_log_is_read_alike(scratch: Path) -> None:
+    volume = make(Volume(scratch / "vol", "redis"), "go")
+    printed("go", "config", volume.url, "--changelog")
+    with mounted(GoMount(volume, scratch / "mnt", UNCACHED)):
+        plant(scratch / "mnt" / "t")
+        found = [tail(command, volume.url) for command in (PROGRAM, (go_client(),))]
+    assert found[0] == found[1] and len(found[0]) > 10 and found[0][0].startswith("2: ")
+    assert "the volume keeps a change log" in ours("quota", "set", volume.url, "--path", "/", "--inodes", "1")[1]
+
+
+def tail(command: tuple[str, ...], url: str) -> list[str]:
+    """What a `changelog` prints of what is there behind the first line."""
+    process = subprocess.Popen(
+        [*command, "changelog", url, "--from", "1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env=environment(), start_new_session=True,
+    )  # fmt: skip
+    time.sleep(3)
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+    return out.splitlines()
 
 
 @pytest.mark.usefixtures("newer")

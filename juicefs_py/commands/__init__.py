@@ -13,6 +13,7 @@ COMMANDS = {
     "restore": ("ADMIN", "Restore files from trash"),
     "version": ("ADMIN", "Show version"),
     "tier": ("ADMIN", "Manage storage tiers of files and directories"),
+    "changelog": ("INSPECTOR", "Tail the changelog of a volume"),
     "status": ("INSPECTOR", "Show status of a volume"),
     "info": ("INSPECTOR", "Show internal information of a path or inode"),
     "summary": ("INSPECTOR", "Show tree summary of a directory"),
@@ -27,7 +28,7 @@ COMMANDS = {
 """Category and summary by name."""
 
 LATER = (
-    "dump", "load", "changelog", "stats", "profile", "debug",
+    "dump", "load", "stats", "profile", "debug",
     "gateway", "webdav", "bench", "mdtest", "sync",
 )  # fmt: skip
 """Commands of the official client that this one does not have yet."""
