@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -189,3 +190,17 @@ def test_a_large_tree_is_summed_up_the_same_in_a_file(client: Client, monkeypatc
     monkeypatch.setattr(waiting, "IN_MEMORY", 3)
     assert summarize(client.reader, client.vol, top) == inside
     assert inside.dirs == 42 and summarize(client.reader, client.vol, top, strict=True) == inside
+
+
+def test_memory_of_a_walk_does_not_grow_with_the_tree() -> None:
+    def peak(directories: int) -> int:
+        tracemalloc.start()
+        try:
+            with waiting.Directories(0) as walk:
+                walk.add(range(directories))
+                assert sum(1 for _ in iter(walk.pop, None)) == directories
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(3 * waiting.IN_MEMORY) < peak(waiting.IN_MEMORY) * 1.5
