@@ -53,6 +53,7 @@ class ObjectInfo(NamedTuple):
     size: int
     mtime: float  # seconds since the epoch
     is_dir: bool = False  # a directory of a file-like store, or a common prefix; its key ends with "/"
+    storage_class: str = ""  # as `head` tells it, where the storage has classes
 
 
 class Listing(NamedTuple):
@@ -64,6 +65,11 @@ class Listing(NamedTuple):
 
 class Bucket(Protocol):
     """A flat space of immutable objects."""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether tiers make a difference here."""
+        return False
 
     def describe(self) -> str:
         """Its address for people, secrets left out, such as `file:///var/jfs/myjfs/`."""
@@ -118,6 +124,10 @@ class Bucket(Protocol):
     def copy(self, target: str, source: str, tier: int = 0) -> None:
         """Copy an object inside of the storage, without moving its bytes through this machine."""
         raise Unsupported(f"{self.describe()} cannot copy objects")
+
+    def thaw(self, key: str, days: int) -> bool:
+        """Ask for an archived object to be readable for some days, in minutes or hours. False if it is not archived."""
+        raise Unsupported(f"{self.describe()} cannot restore archived objects")
 
     def create(self) -> None:
         """Create the bucket itself, if it is not there."""

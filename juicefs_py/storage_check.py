@@ -36,11 +36,11 @@ def volume_bucket(setting: Setting) -> Bucket:
         raise Fatal(f"object storage: {error}") from None
 
 
-def check_storage(bucket: Bucket) -> None:
-    """Try the storage, several times unless the trouble is one that waiting cannot heal. Fatal if it does not work."""
+def check_storage(bucket: Bucket, tier: int = 0) -> None:
+    """Try the storage as objects of a tier use it, several times unless waiting cannot help. Fatal if it fails."""
     for attempt, wait in enumerate(_WAITS_S, 1):
         try:
-            _try_object(bucket)
+            _try_object(bucket, tier)
             return
         except StoreError as error:
             if error.final or attempt == len(_WAITS_S):
@@ -49,12 +49,12 @@ def check_storage(bucket: Bucket) -> None:
             time.sleep(wait)
 
 
-def _try_object(bucket: Bucket) -> None:
+def _try_object(bucket: Bucket, tier: int) -> None:
     key = _FOLDER + "".join(random.choices(string.ascii_letters + string.digits, k=10))
     data = os.urandom(_SIZE)
-    _put_first(bucket, key, data)
+    _put_first(bucket, key, data, tier)
     try:
-        if bucket.get(key) != data:
+        if _read_back(bucket, key, data, tier) != data:
             raise Damaged(f"object {key} was read back different from what was written")
     finally:
         try:
@@ -64,10 +64,21 @@ def _try_object(bucket: Bucket) -> None:
             log.LOG.warning("Delete object %s: %s", key, error)
 
 
-def _put_first(bucket: Bucket, key: str, data: bytes) -> None:
+def _read_back(bucket: Bucket, key: str, data: bytes, tier: int) -> bytes:
+    """What the object holds now. What lies in an archive cannot be read; that it could be written must do."""
+    try:
+        return bucket.get(key)
+    except StoreError as error:
+        if tier and error.final and not isinstance(error, NotFound):
+            log.LOG.info("an object of tier %d is not readable at once: %s", tier, error)
+            return data
+        raise
+
+
+def _put_first(bucket: Bucket, key: str, data: bytes, tier: int) -> None:
     """Write an object to a bucket that has perhaps to be created."""
     try:
-        bucket.put(key, data)
+        bucket.put(key, data, tier)
     except Denied:
         raise
     except StoreError as error:
@@ -77,7 +88,7 @@ def _put_first(bucket: Bucket, key: str, data: bytes) -> None:
             if isinstance(error, BadBucket):  # there is none, and this is why there will be none
                 raise
             raise error from None
-        bucket.put(key, data)
+        bucket.put(key, data, tier)
 
 
 def refuse_used(bucket: Bucket) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable
 
 from meta.client_names import NameCalls
-from meta.errors import NotFormatted, SettingError, VolumeGone
+from meta.errors import NotFormatted, Refused, SettingError, VolumeGone
 from meta.jobs import JOBS, Jobs
 from meta.rules.create import Exists
 from meta.rules.sessions import SessionInfo, end_session, put_session
@@ -108,9 +109,24 @@ class SessionCalls(NameCalls):
                 raise SettingError(f"subdir: {path.decode(errors='replace')} is not a directory")
         self.root = self.vol.root = ino
 
-    def _make_component(self, parent: int, name: bytes) -> int:
+    def make_directories(self, path: bytes, mode: int) -> int:
+        """The inode of a directory of the volume; what is missing on the way is created (`mode`, root's)."""
+        ino = ROOT
+        for name in filter(None, path.split(b"/")):
+            try:
+                ino, attr = self.lookup(SUPERUSER, ino, name)
+            except Refused as missing:
+                if missing.errno != errno.ENOENT:
+                    raise
+                ino = self._make_component(ino, name, mode)
+            else:
+                if not attr.is_dir:
+                    raise Refused(errno.ENOTDIR)
+        return ino
+
+    def _make_component(self, parent: int, name: bytes, mode: int = 0o777) -> int:
         try:
-            return self.mknod(SUPERUSER, parent, name, DIRECTORY, 0o777, 0)[0]
+            return self.mknod(SUPERUSER, parent, name, DIRECTORY, mode, 0)[0]
         except Exists as found:  # another client was faster
             return found.existing[0]
 

@@ -99,13 +99,18 @@ class Tended:
             volume.close()
 
     def run(self, command: str, *words: str) -> Said:
-        """Run a command on the volume."""
+        """Run a command on the volume, which has nothing to print."""
+        said, out = self.call(command, self.url, *words)
+        assert out == ""
+        return said
+
+    def call(self, *words: str) -> tuple[Said, str]:
+        """Run a whole command line; how it ended, and what it printed on stdout."""
         self._capsys.readouterr()
-        code = app.run(["juicefs", command, self.url, *words])
+        code = app.run(["juicefs", *words])
         printed = self._capsys.readouterr()
         assert "Traceback" not in printed.err and "internal error" not in printed.err, printed.err
-        assert printed.out == ""
-        return Said(code, _parsed(printed.err))
+        return Said(code, _parsed(printed.err)), printed.out
 
     def keys(self) -> list[str]:
         """All objects below `chunks/`."""

@@ -138,7 +138,7 @@ def test_version_starts_in_a_tenth_of_a_second() -> None:
     (("status", "-h"), 0, "juicefs status - Show status", ""),
     (("help",), 3, "", "No help topic for 'help'"),
     (("foo",), 3, "", "No help topic for 'foo'"),
-    (("quota", "x"), 1, "", "<FATAL>: the command `quota` is not part of juicefs_py yet"),
+    (("dump", "x"), 1, "", "<FATAL>: the command `dump` is not part of juicefs_py yet"),
     (("status",), 1, "ERROR: This command requires at least 1 arguments\nUSAGE:\n   juicefs status", ""),
     (("format", "a", "b", "c"), 1, "ERROR: This command accept at most 2 arguments but got [a b c]", ""),
     (("status", "x", "--foo"), 1, "", '<FATAL>: unknown option: "--foo"'),

@@ -91,7 +91,7 @@ def test_info_prints_lines_that_scripts_find_by_number(
         " length: 789.02 KiB (807955 Bytes)\n"
         "   size: 792.00 KiB (811008 Bytes)\n"
         "   path: /f\n"
-        "   tier: 1->actual(STANDARD_IA) [tag: k=v]\n"
+        "   tier: 1->STANDARD_IA tag: k=v\n"
         " objects:\n"
         "+------------+-----------------------------+--------+--------+--------+-----------+\n"
         "| chunkIndex |          objectName         |  size  | offset | length |    pos    |\n"

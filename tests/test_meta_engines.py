@@ -328,6 +328,19 @@ def test_changelog_takes_lines(engine: Engine) -> None:
 # Transactions
 
 
+def test_changelog_is_read_by_numbers(engine: Engine) -> None:
+    assert engine.last_change() == 0 and engine.changes(0, 10) == []
+    lines = [f"1700000000.{number:09}|ACCESS({number})|(1,{number})" for number in range(1, 8)]
+    for line in lines:
+        engine.transact(lambda tx, text=line: tx.append_changelog(text))  # type: ignore[misc]
+    found = engine.changes(0, 100)
+    numbers = [number for number, _ in found]
+    assert [line for _, line in found] == lines and numbers == sorted(set(numbers))
+    assert engine.last_change() == numbers[-1]
+    assert engine.changes(numbers[2], 2) == found[3:5]
+    assert engine.changes(numbers[-1], 10) == engine.changes(numbers[-1] + 5, 10) == []
+
+
 def test_a_transaction_reads_its_own_writes(engine: Engine) -> None:
     def body(tx: Transaction) -> None:
         tx.prefetch(("attr", 5), ("target", 1, b"x"), ("chunk", 5, 0), ("xattr", 5, b"user.a"), ("list_entries", 1))

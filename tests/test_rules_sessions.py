@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from meta.engine import Engine
 from meta.errors import NotFormatted, Refused, SettingError
 from meta.plock import READ, WRITE, Plock
 from meta.rules import clone as cloning
+from meta.rules.sessions import rfc3339
 from meta.setting import Setting
 from meta.transaction import SessionRecord
 from meta.types import DIRECTORY, ROOT, SUPERUSER, TRASH
@@ -318,3 +320,13 @@ def test_a_session_record_is_what_was_put(engine: Engine) -> None:
     record = SessionRecord(77, 12345, b'{"Version":"1.4.1"}')
     engine.transact(lambda tx: tx.put_session(record))
     assert engine.reader.session(77) == record and MetaConfig().heartbeat_s == 12
+
+
+@pytest.mark.parametrize(("text", "written"), [
+    ("2026-11-26T16:59:46.682390+00:00", "2026-11-26T16:59:46.68239Z"),
+    ("2026-11-26T16:59:46+08:00", "2026-11-26T16:59:46+08:00"),
+    ("2026-11-26T16:59:46.100000-03:30", "2026-11-26T16:59:46.1-03:30"),
+    ("2026-11-26T16:59:50+00:00", "2026-11-26T16:59:50Z"),
+])  # fmt: skip
+def test_times_are_written_as_go_does(text: str, written: str) -> None:
+    assert rfc3339(datetime.fromisoformat(text)) == written

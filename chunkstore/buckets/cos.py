@@ -132,7 +132,8 @@ class CosBucket(SdkBucket):
         what = f"look at object {self.describe()}{key}"
         told = sdk.lowered(self._call(what, self._client.head_object, Bucket=self._bucket, Key=key))
         mtime = parsedate_to_datetime(told["last-modified"]).timestamp()
-        return ObjectInfo(key, int(told["content-length"]), mtime, key.endswith("/"))
+        stored = told.get("x-cos-storage-class", "STANDARD")
+        return ObjectInfo(key, int(told["content-length"]), mtime, key.endswith("/"), stored)
 
     def copy(self, target: str, source: str, tier: int = 0) -> None:
         headers = self._of_tier(tier)

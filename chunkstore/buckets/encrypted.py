@@ -69,6 +69,13 @@ class EncryptedBucket(Bucket):
     def copy(self, target: str, source: str, tier: int = 0) -> None:
         self.inner.copy(target, source, tier)
 
+    @property
+    def has_classes(self) -> bool:
+        return self.inner.has_classes
+
+    def thaw(self, key: str, days: int) -> bool:
+        return self.inner.thaw(key, days)
+
     def create(self) -> None:
         self.inner.create()
 

@@ -141,7 +141,8 @@ class OssBucket(SdkBucket):
     def head(self, key: str) -> ObjectInfo:
         what = f"look at object {self.describe()}{key}"
         answer = self._call(what, self._client.head_object, key)
-        return ObjectInfo(key, answer.content_length, float(answer.last_modified), key.endswith("/"))
+        stored = answer.headers.get("x-oss-storage-class", "")
+        return ObjectInfo(key, answer.content_length, float(answer.last_modified), key.endswith("/"), stored)
 
     def copy(self, target: str, source: str, tier: int = 0) -> None:
         headers = self._of_tier(tier)

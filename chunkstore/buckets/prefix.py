@@ -47,6 +47,13 @@ class PrefixBucket(Bucket):
     def copy(self, target: str, source: str, tier: int = 0) -> None:
         self.inner.copy(self.prefix + target, self.prefix + source, tier)
 
+    @property
+    def has_classes(self) -> bool:
+        return self.inner.has_classes
+
+    def thaw(self, key: str, days: int) -> bool:
+        return self.inner.thaw(self.prefix + key, days)
+
     def create(self) -> None:
         self.inner.create()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 import hashlib
 import os
-import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
@@ -21,13 +20,16 @@ from chunkstore.bucket import LIST_PAGE, Access, Data, Listing, ObjectInfo, Part
 from chunkstore.buckets import s3_address
 from chunkstore.buckets.remote import PATIENCE, RemoteBucket, Response, content_range, refused
 from chunkstore.buckets.s3_address import DEFAULT_REGION, S3Address
+from chunkstore.buckets.s3_body import Nothing, Outgoing
 from chunkstore.buckets.s3_errors import code_of, one_line, status_of, translated
 from chunkstore.buckets.sdk import silence
-from chunkstore.errors import BadBucket, Denied, NotFound, StoreError, Timeout, Unavailable
+from chunkstore.errors import BadBucket, Denied, NotFound, StoreError, Unavailable
 
 _BATCH = 1000  # keys per deletion
 _OLD_REGIONS = {"EU": "eu-west-1"}  # as buckets from before 2014 call theirs
 _AFTER_ALL = "\U0010ffff"  # sorts behind every name
+_PLAIN = "STANDARD"  # the class that is meant where none is told
+_ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # classes whose objects cannot be read before they are restored
 _KEYS = {"minio": "MINIO_{0}_KEY", "scw": "SCW_{0}_KEY", "eos": "EOS_{0}_KEY"}  # where their keys may stand, too
 
 
@@ -167,8 +169,8 @@ class S3Bucket(RemoteBucket):
             ContentType="application/octet-stream", **extra,
         )  # fmt: skip
 
-    def _outgoing(self, data: Data, what: str) -> _Outgoing:
-        return _Outgoing(data, PATIENCE * self.access.timeout_s, what)
+    def _outgoing(self, data: Data, what: str) -> Outgoing:
+        return Outgoing(data, PATIENCE * self.access.timeout_s, what)
 
     def _class_of(self, tier: int) -> dict[str, Any]:
         wanted = self.access.tier(tier)
@@ -187,7 +189,7 @@ class S3Bucket(RemoteBucket):
             answer = self._client.get_object(Bucket=self._bucket, Key=key, **asked)
         except Exception as error:
             if status_of(error) == 416:
-                return Response(start, start, start, {}, _Nothing())
+                return Response(start, start, start, {}, Nothing())
             raise self._failed(error, what) from error
         body = answer["Body"]
         try:
@@ -233,10 +235,28 @@ class S3Bucket(RemoteBucket):
     def head(self, key: str) -> ObjectInfo:
         what = f"look at object {self.describe()}{key}"
         answer = self._call(what, self._client.head_object, Bucket=self._bucket, Key=key)
-        return ObjectInfo(key, answer["ContentLength"], _seconds(answer["LastModified"]), key.endswith("/"))
+        stored = answer.get("StorageClass", _PLAIN)  # not told where it is the ordinary one
+        return ObjectInfo(key, answer["ContentLength"], _seconds(answer["LastModified"]), key.endswith("/"), stored)
+
+    @property
+    def has_classes(self) -> bool:
+        return True
+
+    def thaw(self, key: str, days: int) -> bool:
+        what = f"restore object {self.describe()}{key}"
+        if self.head(key).storage_class not in _ARCHIVES:
+            return False
+        try:
+            self._client.restore_object(Bucket=self._bucket, Key=key, RestoreRequest={"Days": days})
+        except Exception as error:
+            if code_of(error) != "RestoreAlreadyInProgress":
+                raise self._failed(error, what) from error
+        return True
 
     def copy(self, target: str, source: str, tier: int = 0) -> None:
         extra = self._class_of(tier)
+        if target == source:
+            extra.setdefault("StorageClass", _PLAIN)  # S3 refuses a copy onto itself that changes nothing
         if "Tagging" in extra:
             extra["TaggingDirective"] = "REPLACE"
         what = f"copy object {self.describe()}{source}"
@@ -336,47 +356,6 @@ class S3Bucket(RemoteBucket):
 
     def _failed(self, error: Exception, what: str) -> StoreError:
         return translated(error, what, self._place.endpoint or "the storage")
-
-
-class _Outgoing:
-    """A body on its way out, in pieces: a socket's time limit is for one send, and a whole block may take longer.
-
-    But not for ever: `Timeout` when it is not out after `timeout_s`.
-    """
-
-    def __init__(self, data: Data, timeout_s: float, what: str) -> None:
-        self._view = memoryview(data)
-        self._at = 0
-        self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._what = what
-
-    def __len__(self) -> int:
-        return len(self._view)
-
-    def read(self, size: int = -1) -> bytes:
-        start = self._at
-        if time.monotonic() > self._deadline:
-            raise Timeout(f"{self._what}: {start} of {len(self)} bytes went out in {self._timeout_s:g} s")
-        self._at = len(self._view) if size < 0 else min(start + size, len(self._view))
-        return bytes(self._view[start : self._at])
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, len(self._view))[whence]
-        return self._at
-
-
-class _Nothing:
-    """The body of a range behind the end."""
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        return 0
-
-    def close(self) -> None:
-        return
 
 
 def _ask_no_further(context: dict[str, Any], **_: object) -> None:

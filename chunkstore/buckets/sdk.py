@@ -217,6 +217,10 @@ class SdkBucket(RemoteBucket):
         except Exception as error:
             raise self._failed(error, what) from error
 
+    @property
+    def has_classes(self) -> bool:
+        return True
+
     def _of_tier(self, tier: int) -> dict[str, str]:
         """Headers for the storage class and the tag of a tier."""
         wanted = self.access.tier(tier)

@@ -29,7 +29,7 @@ def shard_addresses(template: str, shards: int) -> list[str]:
 
 
 class ShardedBucket(Bucket):
-    """Objects spread over `shards`; no copy and no paged listing, as upstream."""
+    """Objects spread over `shards`; no copy between them and no paged listing, as upstream."""
 
     def __init__(self, shards: Sequence[Bucket]) -> None:
         self._shards = shards
@@ -69,6 +69,18 @@ class ShardedBucket(Bucket):
 
     def list_all(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         return heapq.merge(*(shard.list_all(prefix, after) for shard in self._shards))
+
+    @property
+    def has_classes(self) -> bool:
+        return self._shards[0].has_classes
+
+    def thaw(self, key: str, days: int) -> bool:
+        return self._of(key).thaw(key, days)
+
+    def copy(self, target: str, source: str, tier: int = 0) -> None:
+        if self._of(target) is not self._of(source):
+            raise Unsupported(f"{self.describe()} cannot copy objects from one shard to another")
+        self._of(source).copy(target, source, tier)
 
     def create(self) -> None:
         for shard in self._shards:

@@ -65,8 +65,7 @@ def _run_command(words: list[str], globals_: Values) -> int:
     if name.startswith("-"):
         raise Fatal(f'unknown option: "{name}"')
     if name not in COMMANDS:
-        print(f"No help topic for '{name}'", file=sys.stderr)
-        return UNKNOWN_COMMAND
+        return _unknown(name)
     command = load(name)
     values = Values((*command.options, options.HELP))
     try:
@@ -77,6 +76,14 @@ def _run_command(words: list[str], globals_: Values) -> int:
     if values.flag("help"):
         print(help_text.of_command(command, options.HELP))
         return 0
+    if command.subcommands:
+        if not values.positionals:
+            return _show_group(command)
+        name = values.positionals.pop(0)
+        member = command.chosen(name)
+        if member is None:
+            return _unknown(name)
+        command = member
     complaint = _count_complaint(command, values.positionals)
     if complaint:
         print(help_text.of_arguments(command, complaint))
@@ -86,7 +93,22 @@ def _run_command(words: list[str], globals_: Values) -> int:
     values.table |= globals_.table
     if name != "version":
         _set_up_log(globals_)
+    assert command.run is not None
     return command.run(values)
+
+
+def _unknown(name: str) -> int:
+    print(f"No help topic for '{name}'", file=sys.stderr)
+    return UNKNOWN_COMMAND
+
+
+def _show_group(command: Command) -> int:
+    """Help of a group without a member. Others look on either stream for the options that it knows."""
+    text = help_text.of_command(command, options.HELP)
+    print(text)
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr)
+    return 0
 
 
 def load(name: str) -> Command:

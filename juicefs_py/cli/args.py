@@ -37,8 +37,18 @@ class Option(NamedTuple):
         return self.names[0]
 
 
+class Subcommand(NamedTuple):
+    """One member of a group of commands. Options are the group's, and may stand anywhere."""
+
+    names: tuple[str, ...]
+    summary: str
+    run: Callable[[Values], int]
+    arguments: str = "META-URL"
+    words: int = 1  # positionals behind the name
+
+
 class Command(NamedTuple):
-    """One command: its table, its bounds of positionals, and what runs it."""
+    """One command: its table, its bounds of positionals, and what runs it. A group of commands has `subcommands`."""
 
     name: str
     summary: str
@@ -48,7 +58,19 @@ class Command(NamedTuple):
     options: tuple[Option, ...]
     least: int
     most: int | None  # None: any number
-    run: Callable[[Values], int]
+    run: Callable[[Values], int] | None
+    subcommands: tuple[Subcommand, ...] = ()
+
+    def chosen(self, name: str) -> Command | None:
+        """The member of that name, as a command of its own."""
+        for each in self.subcommands:
+            if name in each.names:
+                full = f"{self.name} {each.names[0]}"
+                return self._replace(
+                    name=full, summary=each.summary, arguments=each.arguments, least=each.words, most=each.words,
+                    run=each.run, subcommands=(),
+                )  # fmt: skip
+        return None
 
 
 class Values:

@@ -17,7 +17,7 @@ from typing import Any
 
 from juicefs_py.cli.errors import Fatal
 
-RMR, LEGACY_INFO, FILL_CACHE, INFO, SUMMARY, COMPACT = 1002, 1003, 1004, 1005, 1007, 1008
+RMR, LEGACY_INFO, FILL_CACHE, INFO, CLONE, SUMMARY, COMPACT = range(1002, 1009)
 _HEADER = struct.Struct(">II")
 _PROGRESS = struct.Struct(">QQ")
 _LENGTH = struct.Struct(">I")
@@ -85,12 +85,21 @@ class Control:
 
 
 def open_control(directory: str) -> Control:
-    """Open the control file that every directory of a mount has. OSError where there is none."""
-    for name in (".jfs.control", ".control"):
-        try:
-            return Control(os.open(os.path.join(directory, name), os.O_RDWR | os.O_CLOEXEC))
-        except FileNotFoundError:
-            continue
+    """Open the control file of the mount that holds a directory. OSError where there is none.
+
+    Every directory has it; in mounts of clients before 1.0 only the root does.
+    """
+    at = os.path.abspath(directory)
+    device = os.stat(at).st_dev
+    while os.stat(at).st_dev == device:
+        for name in (".jfs.control", ".control"):
+            try:
+                return Control(os.open(os.path.join(at, name), os.O_RDWR | os.O_CLOEXEC))
+            except FileNotFoundError:
+                continue
+        if at == "/":
+            break
+        at = os.path.dirname(at)
     raise FileNotFoundError(errno.ENOENT, "not inside a JuiceFS mount", directory)
 
 

@@ -27,10 +27,15 @@ def of_program(commands: Mapping[str, tuple[str, str]], options: Iterable[Option
 def of_command(command: Command, help_option: Option) -> str:
     """The page of `juicefs COMMAND --help`."""
     lines = ["NAME:", f"   juicefs {command.name} - {command.summary}", ""]
-    lines += ["USAGE:", f"   juicefs {command.name} [command options] {command.arguments}".rstrip(), ""]
+    name = f"{command.name} command" if command.subcommands else command.name
+    lines += ["USAGE:", f"   juicefs {name} [command options] {command.arguments}".rstrip(), ""]
     lines += ["CATEGORY:", f"   {command.category}", ""]
     if command.description:
         lines += ["DESCRIPTION:", "   ", *(f"   {line}".rstrip() for line in command.description.splitlines()), ""]
+    if command.subcommands:
+        rows = [(", ".join(each.names), each.summary) for each in command.subcommands]
+        width = max(len(names) for names, _ in rows)
+        lines += ["COMMANDS:", *(f"   {names:{width}}  {summary}" for names, summary in rows), ""]
     categories = list(dict.fromkeys(option.category for option in command.options if option.category))
     plain = [option for option in command.options if not option.category]
     lines += ["OPTIONS:", *_option_lines(plain if categories else [*plain, help_option])]

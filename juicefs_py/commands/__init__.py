@@ -6,9 +6,14 @@ A command's options and what it does are not here but in its module, as `COMMAND
 COMMANDS = {
     "format": ("ADMIN", "Format a volume"),
     "config": ("ADMIN", "Show or change the configuration of a volume"),
+    "quota": ("ADMIN", "Manage quotas of directories, users and groups"),
+    "destroy": ("ADMIN", "Destroy an existing volume"),
     "gc": ("ADMIN", "Garbage collector of objects in data storage"),
     "fsck": ("ADMIN", "Check consistency of a volume"),
+    "restore": ("ADMIN", "Restore files from trash"),
     "version": ("ADMIN", "Show version"),
+    "tier": ("ADMIN", "Manage storage tiers of files and directories"),
+    "changelog": ("INSPECTOR", "Tail the changelog of a volume"),
     "status": ("INSPECTOR", "Show status of a volume"),
     "info": ("INSPECTOR", "Show internal information of a path or inode"),
     "summary": ("INSPECTOR", "Show tree summary of a directory"),
@@ -17,12 +22,13 @@ COMMANDS = {
     "objbench": ("TOOL", "Run benchmarks on an object storage"),
     "warmup": ("TOOL", "Build cache for target directories/files"),
     "rmr": ("TOOL", "Remove directories recursively"),
+    "clone": ("TOOL", "Clone a file or directory without copying the underlying data"),
     "compact": ("TOOL", "Trigger compaction of chunks"),
 }
 """Category and summary by name."""
 
 LATER = (
-    "quota", "destroy", "restore", "dump", "load", "tier", "changelog", "stats", "profile", "debug",
-    "gateway", "webdav", "bench", "mdtest", "sync", "clone",
+    "dump", "load", "stats", "profile", "debug",
+    "gateway", "webdav", "bench", "mdtest", "sync",
 )  # fmt: skip
 """Commands of the official client that this one does not have yet."""

@@ -13,13 +13,17 @@ from juicefs_py.cli.errors import Fatal
 from juicefs_py.cli.options import management, volume_storage
 
 _VERSIONS = ("min-client-version", "max-client-version")
+_SHOWN = 20  # directories that a message names
 _CREDENTIALS = ("bucket", "access-key", "secret-key", "session-token", "storage")
 
 
 def _run(values: Values) -> int:
     from juicefs_py.cli.connect import connect, load_setting
+    from meta.config import MetaConfig
     from meta.errors import MetaError
+    from meta.rules.context import Volume
     from meta.rules.format import init_volume
+    from meta.rules.limits import count_owners
 
     _check_tier(values)
     url = values.positionals[0]
@@ -39,8 +43,10 @@ def _run(values: Values) -> int:
         if not values.flag("force"):
             _check(engine, values, old, change.new)
         hide = values.flag("encrypt-secret") or stored.key_encrypted
-        init_volume(engine, change.new.encrypted() if hide else change.new, force=values.flag("force"))
+        new = init_volume(engine, change.new.encrypted() if hide else change.new, force=values.flag("force"))
         print("\n".join(change.lines))
+        if new.user_group_quota and not old.user_group_quota:
+            count_owners(Volume(engine, new, MetaConfig()))
     except MetaError as error:
         raise Fatal(f"config: {error}") from None
     finally:
@@ -138,14 +144,20 @@ class Change:
         if not values.any_set("storage-class", "tag"):
             return
         number = values.number("tier")
-        old = self.new.tiers.get(number, Tier(number))
+        stored = self.new.tiers.get(number)
+        old = stored or Tier(number)
         new = old
         if values.is_set("storage-class"):
             new = new._replace(storage_class=values.text("storage-class"))
-            self.lines.append(f"set tier {number} storage-class: {new.storage_class}")
         if values.is_set("tag"):
             new = new._replace(tag=_tag(values.text("tag")))
-            self.lines.append(f"set tier {number} tag: {new.tag}")
+        for option, before, after in (
+            ("storage-class", old.storage_class, new.storage_class), ("tag", old.tag, new.tag)
+        ):  # fmt: skip
+            if not values.is_set(option) or (stored is not None and before == after):
+                continue
+            given = values.is_set("tier")
+            self.lines.append(f"set tier {number} {option}: {after}" if given else f"{option:>10}: {before} -> {after}")
         self.new = replace(self.new, tiers={**self.new.tiers, number: new})
         if values.is_set("tier"):
             self.new = self.new.requiring("1.4.0-A")
@@ -155,9 +167,18 @@ def _check(engine: Any, values: Values, old: Any, new: Any) -> None:
     """The safety questions; `--force` skips them."""
     from juicefs_py import storage_check
 
-    if values.any_set(*_CREDENTIALS):
-        storage_check.check_storage(storage_check.volume_bucket(new))
+    number = values.number("tier")
+    before, after = old.tiers.get(number), new.tiers.get(number)
+    if values.any_set(*_CREDENTIALS) or before != after:
+        storage_check.check_storage(storage_check.volume_bucket(new), number)
     ask = False
+    if values.is_set("tier") and before is not None and after is not None and before != after:
+        print(f"existing tier will be overwritten: \ntier: {number}")
+        if before.storage_class != after.storage_class:
+            print(f"storage class: {before.storage_class} => {after.storage_class}")
+        if before.tag != after.tag:
+            print(f"tag: {before.tag} => {after.tag}")
+        ask = True
     used, inodes = max(engine.reader.counter("usedSpace"), 0), max(engine.reader.counter("totalInodes"), 0)
     if (values.is_set("capacity") and 0 < new.capacity < used) or (values.is_set("inodes") and 0 < new.inodes < inodes):
         prompt.warn(
@@ -182,21 +203,40 @@ def _refuse(values: Values, old: Any, new: Any, engine: Any) -> None:
 
     if new.trash_days < 0:
         raise Fatal(f"Invalid trash days: {new.trash_days}")
-    for field, option in (("change_log", "changelog"), ("user_group_quota", "user-group-quota")):
-        if getattr(new, field) and not getattr(old, field):
-            raise Fatal(f"--{option} is not supported yet by juicefs_py")
+    if new.change_log and not old.change_log:
+        raise Fatal("--changelog is not supported yet by juicefs_py, which cannot write one")
+    for field, option in (("change_log_max_age", "changelog-max-age"), ("change_log_max_lines", "changelog-max-lines")):
+        if getattr(new, field) < 0:
+            raise Fatal(f"negative value for {option}: {getattr(new, field)}")
     if old.enable_acl and not new.enable_acl:
         raise Fatal("cannot disable acl")
     if old.dir_stats and not new.dir_stats:
         quotas = engine.reader.quotas("dir")
         if quotas:
-            raise Fatal(f"cannot disable dir stats when there are still {len(quotas)} dir quotas")
+            raise Fatal(
+                f"cannot disable dir stats when there are still {len(quotas)} dir quotas: "
+                f"[{_directories(engine, old)}]; see `juicefs quota list`"
+            )
     for version in filter(None, (new.min_client_version, new.max_client_version)):
         Version.parse(version)
     if old.min_client_version and values.is_set("min-client-version"):
         before, after = old.min_client_version, new.min_client_version
         if not after or Version.parse(after) < Version.parse(before):
             raise Fatal(f"cannot lower min-client-version from {before} to {after}")
+
+
+def _directories(engine: Any, setting: Any) -> str:
+    """The first few directories that have quotas."""
+    from itertools import islice
+
+    from juicefs_py.maintenance.names import shown
+    from meta.config import MetaConfig
+    from meta.rules.context import Volume
+    from meta.rules.lookup import paths
+
+    vol = Volume(engine, setting, MetaConfig(read_only=True))
+    inos = islice(engine.reader.quotas("dir"), _SHOWN)
+    return " ".join(shown(next(iter(paths(engine.reader, vol, ino)), b"inode:%d" % ino)) for ino in inos)
 
 
 def _shut_out(engine: Any, new: Any) -> list[str]:
@@ -250,8 +290,8 @@ COMMAND = Command(
         Option(("min-client-version",), "string", "", "minimum client version allowed to connect", "MANAGEMENT"),
         Option(("max-client-version",), "string", "", "maximum client version allowed to connect", "MANAGEMENT"),
         Option(("dir-stats",), "bool", "", "keep totals of directories (for fast summary and quotas)", "MANAGEMENT"),
-        Option(("user-group-quota",), "bool", "", "enable user and group quotas (not supported yet)", "MANAGEMENT"),
-        Option(("changelog",), "bool", "", "record changes of metadata (not supported yet)", "MANAGEMENT"),
+        Option(("user-group-quota",), "bool", "", "enable user and group quotas, which counts all", "MANAGEMENT"),
+        Option(("changelog",), "bool", "", "record changes of metadata (official clients only)", "MANAGEMENT"),
         Option(("changelog-max-age",), "duration", "2h", "keep changes for this long (0 means for good)", "MANAGEMENT"),
         Option(("changelog-max-lines",), "int", "0", "keep at most this many changes (0 means all)", "MANAGEMENT"),
     ),

@@ -104,9 +104,9 @@ def _paths(paths: Sequence[str]) -> list[str]:
 
 
 def _tier(tier: Mapping[str, Any]) -> str:
-    actual = f"actual({tier['StorageClass']})" if tier.get("StorageClass") else " "
-    tag = f" [tag: {tier['Tag']}]" if tier.get("Tag") else ""
-    return f"   tier: {tier.get('ID', 0)}->{actual}{tag}"
+    """The mount says what the class is, and whether that is the object's own word ("actual(STANDARD)")."""
+    tag = f"tag: {tier['Tag']}" if tier.get("Tag") else ""
+    return f"   tier: {tier.get('ID', 0)}->{tier.get('StorageClass', '')} {tag}"
 
 
 def _objects(items: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -41,9 +41,11 @@ def _session(record: Any) -> dict[str, Any]:
     """One client, in the order of the official document."""
     import datetime
 
+    from meta.rules.sessions import rfc3339
+
     info = json.loads(record.info or b"{}")
-    expire = datetime.datetime.fromtimestamp(record.expire).astimezone().isoformat()
-    shown = {"Sid": record.sid, "Expire": expire.replace("+00:00", "Z")}
+    expire = datetime.datetime.fromtimestamp(record.expire).astimezone()
+    shown = {"Sid": record.sid, "Expire": rfc3339(expire)}
     for key in ("Version", "HostName", "IPAddrs", "MountPoint", "MountTime", "ProcessID"):
         if key in info:
             shown[key] = info[key]

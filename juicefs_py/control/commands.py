@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from chunkstore.errors import StoreError
 from chunkstore.naming import blocks_of
 from juicefs_py.control.channel import Job, framed
 from juicefs_py.control.compact import Compaction
@@ -23,6 +25,8 @@ from meta.types import CHUNK_SHIFT, FILE, Caller
 
 if TYPE_CHECKING:
     from juicefs_py.vfs import VFS
+
+log = logging.getLogger(__name__)
 
 RMR, LEGACY_INFO, FILL_CACHE, INFO, CLONE, SUMMARY, COMPACT = range(1002, 1009)
 DONE = b"\0"
@@ -139,17 +143,32 @@ class ControlCommands:
         total = meta.summary(ino, recursive=recursive, strict=strict)
         job.done, job.total = total.files + total.dirs, total.size
         chunks, objects = self._pieces(ino, attr.length) if attr.type == FILE else ([], [])
-        tier = meta.setting.tiers.get(attr.tier)
         return {
             "Ino": ino, "Failed": False, "Reason": "",
             "Summary": {"Length": total.length, "Size": total.size, "Files": total.files, "Dirs": total.dirs},
             "Paths": [path.decode(errors="surrogateescape") for path in meta.paths(ino)],
             "Chunks": chunks if raw else None, "Objects": None if raw else objects, **self._locks(ino),
-            "Tier": {
-                "ID": attr.tier, "StorageClass": tier.storage_class if tier else "", "Tag": tier.tag if tier else ""
-            },
+            "Tier": self._tier(attr.tier, objects),
             "RestoreStatus": "",
         }  # fmt: skip
+
+    def _tier(self, number: int, objects: list[dict[str, object]]) -> dict[str, object]:
+        """The tier and its class; where that says nothing, or is not what the last object has, the object's own."""
+        tier = self._meta.setting.tiers.get(number)
+        wanted, tag = (tier.storage_class, tier.tag) if tier else ("", "")
+        last = next((str(piece["Key"]) for piece in reversed(objects) if piece["Key"]), "")
+        shown = wanted
+        if last:
+            try:
+                actual = self._vfs.store.bucket.head(last.partition("/")[2]).storage_class
+            except StoreError as problem:
+                log.warning("the storage class of %s is not to be had: %s", last, problem)
+            else:
+                if not number and not wanted:
+                    shown = f"actual({actual})"
+                elif actual != wanted:
+                    shown = f"expected({wanted}),actual({actual})"
+        return {"ID": number, "StorageClass": shown, "Tag": tag}
 
     def _pieces(self, ino: int, length: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
         """Slices and objects of a file, as official tools list them; a hole has no key."""

@@ -31,23 +31,36 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened(url: str, *, writing: bool, deletes: int = 0) -> Iterator[Opened]:
-    """The volume for the length of a `with`. `deletes`: how many objects may be deleted at a time."""
+def opened_metadata(url: str, *, writing: bool = False, deletes: int = 0, logged: bool = True) -> Iterator[MetaClient]:
+    """The metadata of a volume for the length of a `with`; its data are left alone.
+
+    `logged`: what is written belongs into the volume's change log, if it has one (which we cannot write).
+    """
     engine = connect(url, read_only=not writing)
     try:
         setting = load_setting(engine, url)
-        if writing and setting.change_log:
+        if writing and logged and setting.change_log:
             raise Fatal("the volume keeps a change log, which this client cannot write; use the official client")
         meta = MetaClient(engine, MetaConfig(read_only=not writing, no_bgjob=True, max_deletes=deletes))
-        setting = meta.load()
+        meta.load()
         if writing:
             engine.prepare()
-        store = open_store(setting, plain_store_config(setting))
+        try:
+            yield meta
+        finally:
+            meta.close_session()
+    finally:
+        engine.close()
+
+
+@contextmanager
+def opened(url: str, *, writing: bool, deletes: int = 0) -> Iterator[Opened]:
+    """The volume for the length of a `with`. `deletes`: how many objects may be deleted at a time."""
+    with opened_metadata(url, writing=writing, deletes=deletes) as meta:
+        store = open_store(meta.setting, plain_store_config(meta.setting))
         log.LOG.info("Data use %s", store.bucket.describe())
         try:
             yield Opened(meta, store)
         finally:
             meta.close_session()
             store.close()
-    finally:
-        engine.close()

@@ -29,7 +29,7 @@ from meta.redis.once import Once
 from meta.redis.reader import BATCH, RedisReader, batches, pairs
 from meta.redis.request import Request
 from meta.redis.scans import Scans
-from meta.redis.scripts import APPLY, GATE
+from meta.redis.scripts import APPLY, CHANGES, GATE, call
 from meta.redis.server import examine, refuse_strangers
 from meta.redis.transaction import RedisTransaction
 from meta.redis.url import Options
@@ -264,6 +264,14 @@ class RedisEngine:
 
     def list_slice_refs(self) -> Iterator[tuple[int, int, int]]:
         return self._scans.slice_refs()
+
+    def last_change(self) -> int:
+        return int(self._link.ask((b"GET", self._keys.changelog_count))[0] or 0)
+
+    def changes(self, after: int, limit: int) -> list[tuple[int, str]]:
+        asked = call(CHANGES, self._keys.changelog, self._keys.changelog_count, after, limit)
+        _, first, lines = self._link.ask(asked)[0]
+        return [(first + at, line.decode(errors="replace")) for at, line in enumerate(lines)]
 
     def clear_dir_stats(self) -> None:
         keys = self._keys

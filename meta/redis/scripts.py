@@ -186,6 +186,15 @@ end
 return {{page[1], items, records}}
 """)
 
+CHANGES: Final = _script("""
+-- Lines of the change log: KEYS[1] is the list, ARGV the key of the newest one's number, the number after which they
+-- are wanted and how many at the most. Answers the newest one's number, that of the first given, and them.
+local last, length = tonumber(redis.call('GET', ARGV[1]) or '0'), redis.call('LLEN', KEYS[1])
+local first = math.max(last - length + 1, tonumber(ARGV[2]) + 1)
+local at = first - (last - length + 1)
+return {last, first, redis.call('LRANGE', KEYS[1], at, at + tonumber(ARGV[3]) - 1)}
+""")
+
 GATE: Final = _script("""
 -- Set KEYS[1] to ARGV[1] if it is at most ARGV[2]; whether it was.
 if tonumber(redis.call('GET', KEYS[1]) or '0') > tonumber(ARGV[2]) then return 0 end
@@ -193,7 +202,7 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1
 """)
 
-READING: Final = (LOOKUP, RESOLVE, ANCESTRY, PAGE)
+READING: Final = (LOOKUP, RESOLVE, ANCESTRY, PAGE, CHANGES)
 """Scripts that change nothing: their calls may be repeated, and mixed with other reads in one round trip."""
 
 

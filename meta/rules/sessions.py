@@ -29,7 +29,7 @@ class SessionInfo:
     version: str = COMPATIBLE_VERSION
     host_name: str = field(default_factory=socket.gethostname)
     ip_addrs: list[str] = field(default_factory=list)
-    mount_time: str = field(default_factory=lambda: datetime.now().astimezone().isoformat())
+    mount_time: str = field(default_factory=lambda: rfc3339(datetime.now().astimezone()))
     process_id: int = field(default_factory=os.getpid)
 
     def to_json(self) -> bytes:
@@ -39,6 +39,15 @@ class SessionInfo:
             document["IPAddrs"] = self.ip_addrs
         document |= {"MountPoint": self.mount_point, "MountTime": self.mount_time, "ProcessID": self.process_id}
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def rfc3339(time: datetime) -> str:
+    """A time of a known zone as Go writes it: no zeros behind the last digit of a fraction, Z for UTC."""
+    text = time.isoformat()
+    clock, zone = text[:-6], text[-6:]
+    if "." in clock:
+        clock = clock.rstrip("0").rstrip(".")
+    return clock + ("Z" if zone == "+00:00" else zone)
 
 
 def expiry(vol: Volume) -> int:

@@ -16,6 +16,7 @@ from meta.attr import Attr
 from meta.errors import Refused
 from meta.rules.context import Volume
 from meta.rules.lookup import entries
+from meta.rules.waiting import Directories
 from meta.transaction import Reader
 from meta.types import DIR_LENGTH, DIRECTORY
 
@@ -54,13 +55,10 @@ def summarize(reader: Reader, vol: Volume, ino: int, *, recursive: bool = True, 
         raise Refused(errno.ENOENT)
     if not attr.is_dir:
         return _leaf(attr)
-    total, waiting, seen = Summary(0, DIR_LENGTH, 0, 1), [ino], {ino}
-    while waiting:
-        own, below = _directory(reader, waiting.pop(), strict)
-        total = total.plus(own)
-        if recursive:
-            waiting += [child for child in below if child not in seen]
-            seen.update(below)  # a damaged volume may hold a circle
+    total = Summary(0, DIR_LENGTH, 0, 1)
+    with Directories(ino) as waiting:
+        while (directory := waiting.pop()) is not None:
+            total = total.plus(_directory(reader, directory, strict, waiting if recursive else None))
     return total
 
 
@@ -112,21 +110,21 @@ def _leaf(attr: Attr) -> Summary:
     return Summary(attr.length if attr.is_file else 0, attr.space, 1, 0)
 
 
-def _directory(reader: Reader, ino: int, strict: bool) -> tuple[Summary, list[int]]:
-    """Totals of a directory's children, and which of them are directories."""
+def _directory(reader: Reader, ino: int, strict: bool, waiting: Directories | None) -> Summary:
+    """Totals of a directory's children; those that are directories are added to `waiting`."""
     stat = None if strict else reader.dir_stat(ino)
     if stat is not None and min(stat) < 0:
         stat = None
-    below: list[int] = []
     leaves = Summary()
-    count = 0
+    count = dirs = 0
     for page in entries(reader, ino, plus=stat is None):
-        count += len(page)
-        for item in page:
-            if item.type == DIRECTORY:
-                below.append(item.ino)
-            elif item.attr is not None:
+        below = [item.ino for item in page if item.type == DIRECTORY]
+        count, dirs = count + len(page), dirs + len(below)
+        if waiting is not None:
+            waiting.add(below)
+        for item in page if stat is None else ():
+            if item.type != DIRECTORY and item.attr is not None:
                 leaves = leaves.plus(_leaf(item.attr))
     if stat is not None:
-        leaves = Summary(stat.length, stat.space - DIR_LENGTH * len(below), count - len(below), 0)
-    return leaves.plus(Summary(0, DIR_LENGTH * len(below), 0, len(below))), below
+        leaves = Summary(stat.length, stat.space - DIR_LENGTH * dirs, count - dirs, 0)
+    return leaves.plus(Summary(0, DIR_LENGTH * dirs, 0, dirs))

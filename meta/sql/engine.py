@@ -218,6 +218,13 @@ class SqlEngine:
             yield from rows
             last = rows[-1][0]
 
+    def last_change(self) -> int:
+        rows = self._pooled.all(self._sql.last_change)
+        return int(rows[0][0]) if rows else 0
+
+    def changes(self, after: int, limit: int) -> list[tuple[int, str]]:
+        return [(number, entry) for number, entry in self._pooled.all(self._sql.changes, (after, limit))]
+
     def clear_dir_stats(self) -> None:
         self._write(lambda tx: tx.all(self._sql.clear_dir_stats))
 

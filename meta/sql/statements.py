@@ -188,5 +188,7 @@ class Statements:
         self.setting = f"SELECT {blob('value')} FROM {p}setting WHERE name = 'format'"
         self.put_setting = (self._upsert("setting", "name, value", "name", "value")
                             .replace("(?, ?)", f"('format', {text('?')})"))
+        self.last_change = f"SELECT id FROM {p}change_log ORDER BY id DESC LIMIT 1"
+        self.changes = f"SELECT id, entry FROM {p}change_log WHERE id > ? ORDER BY id LIMIT ?"
         self.append_changelog = f"INSERT INTO {p}change_log (entry) VALUES (?)"
     # fmt: on

@@ -242,6 +242,14 @@ class TkvEngine:
             if len(key) == length:
                 yield key, data
 
+    def last_change(self) -> int:
+        return max((keys.read_u64(key, 4) for key, _ in self._scan(b"XLOG", 12)), default=0)
+
+    def changes(self, after: int, limit: int) -> list[tuple[int, str]]:
+        begin, end = keys.changelog_key(after + 1), keys.prefix_end(b"XLOG")
+        found = self._store.latest.scan(begin, end, limit)
+        return [(keys.read_u64(key, 4), data.decode(errors="replace")) for key, data in found]
+
     def clear_dir_stats(self) -> None:
         self._write(lambda tx: tx.clear(b"U", 9))
 
