@@ -47,6 +47,7 @@ def wished_flags(config: SessionConfig) -> int:
         abi.FUSE_FLOCK_LOCKS: config.flock_locks,
         abi.FUSE_HANDLE_KILLPRIV_V2: config.handle_killpriv_v2,
         abi.FUSE_HAS_IOCTL_DIR: True,
+        abi.FUSE_HAS_RESEND: True,
         abi.FUSE_INIT_EXT: True,
         abi.FUSE_MAX_PAGES: True,
         abi.FUSE_PARALLEL_DIROPS: config.parallel_dirops,

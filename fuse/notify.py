@@ -54,6 +54,13 @@ class Notifier:
                 return False
             raise
 
+    def resend(self) -> bool:
+        """Have every request that was read and not answered sent again, marked (`Caller.resent`). Linux 6.9 or newer.
+
+        For a process that takes a connection over, before it reads the first request.
+        """
+        return self._send(abi.FUSE_NOTIFY_RESEND)
+
     def store(self, ino: int, offset: int, data: Buffer) -> bool:
         """Put `data` into the page cache; extends the size that the kernel knows if need be."""
         record = abi.fuse_notify_store_out.pack(ino, offset, len(data))

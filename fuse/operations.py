@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from fuse.abi import FUSE_UNIQUE_RESEND
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -42,6 +44,11 @@ class Caller:
         if self._groups is None:
             self._groups = (self.gid, *supplementary_groups(self.pid))
         return self._groups
+
+    @property
+    def resent(self) -> bool:
+        """Whether another process has read this request before, and may have done what it asks."""
+        return bool(self.unique & FUSE_UNIQUE_RESEND)
 
     @property
     def interrupted(self) -> bool:

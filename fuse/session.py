@@ -61,6 +61,7 @@ class Session:
         self.device = Device(fd)
         self.notifier = Notifier(self.device)
         self.negotiated = negotiated
+        self._resumed = negotiated is not None
         self.ready = threading.Event()  # INIT is answered, requests are served
         self.unmounted = False
         self._errno_of = errno_of
@@ -103,6 +104,8 @@ class Session:
 
     def _run_pool(self, negotiated: Negotiated) -> None:
         pool = self._pool = Pool(self._serve, self.config, max(_SMALLEST_BUFFER, negotiated.max_write + 4096))
+        if self._resumed and negotiated.has(abi.FUSE_HAS_RESEND):
+            self.notifier.resend()
         self.ready.set()
         if self._stopping:
             return

@@ -24,6 +24,7 @@ from juicefs_py.data.readers import Readers
 from juicefs_py.data.writer import Claim, FileWriter
 from juicefs_py.data.writers import Writers
 from juicefs_py.errors import refuse
+from juicefs_py.ledger import Ledger
 from meta.attr import Attr
 
 NEVER = -1e9
@@ -124,7 +125,8 @@ class OpenInode:
 class FileHandle:
     """An open file. `writer` and `claim` only if it is open for writing."""
 
-    __slots__ = ("claim", "fh", "flags", "flock_owner", "ino", "inode", "lock_owners", "reader", "writer")
+    __slots__ = ("claim", "fh", "flags", "flock_owner", "ino", "inode", "lock_owners", "reader", "recovered", "row",
+                 "writer")  # fmt: skip
 
     def __init__(self, fh: int, inode: OpenInode, flags: int, reader: FileReader, writer: FileWriter | None) -> None:
         self.fh = fh
@@ -136,6 +138,8 @@ class FileHandle:
         self.claim: Claim | None = writer.claim() if writer else None
         self.flock_owner: int | None = None
         self.lock_owners: set[int] = set()
+        self.recovered = False  # opened by another process: what was locked through it is not known
+        self.row = 0  # in the ledger
 
     def __repr__(self) -> str:
         return f"FileHandle(fh={self.fh}, ino={self.ino}, flags={self.flags:#o})"
@@ -144,7 +148,8 @@ class FileHandle:
 class HandleTable:
     """All handles of a mount."""
 
-    def __init__(self, readers: Readers, writers: Writers) -> None:
+    def __init__(self, readers: Readers, writers: Writers, ledger: Ledger | None = None) -> None:
+        self._ledger = ledger
         self._readers = readers
         self._writers = writers
         self._lock = threading.Lock()
@@ -189,7 +194,19 @@ class HandleTable:
                 self._next = max(self._next, fh + 1)
             handle = FileHandle(fh or self._number(writable), inode, flags, reader, writer)
             self._files[handle.fh] = handle
+        if self._ledger is not None:
+            handle.row = self._ledger.opened(handle.fh, inode.ino, flags)
         return handle
+
+    @property
+    def next(self) -> int:
+        """Above all numbers that were given out."""
+        return self._next
+
+    def files(self) -> list[FileHandle]:
+        """All open files."""
+        with self._lock:
+            return list(self._files.values())
 
     def file(self, fh: int, ino: int) -> FileHandle | None:
         """The handle `fh` if it is one of file `ino`."""
@@ -206,6 +223,8 @@ class HandleTable:
             handle = self._files.pop(fh, None)
         if handle is None:
             return None
+        if self._ledger is not None:
+            self._ledger.closed(handle.row)
         self.drop(handle.inode)
         self._readers.close(handle.reader)
         if handle.writer is not None:

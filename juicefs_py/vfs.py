@@ -15,6 +15,7 @@ from fuse.operations import Caller
 from juicefs_py.control.channel import Channel, Jobs
 from juicefs_py.control.commands import ControlCommands
 from juicefs_py.control.rooms import register_rooms
+from juicefs_py.ledger import Ledger
 from juicefs_py.metrics import Registry
 from juicefs_py.vfs_config import VFSConfig
 from juicefs_py.vfs_dirs import DirOperations
@@ -33,8 +34,10 @@ log = logging.getLogger(__name__)
 class VFS(DirOperations, LockOperations, RangeOperations, NameOperations):
     """A volume as a file system. Thread-safe; lives from the mount to `close`."""
 
-    def __init__(self, meta: MetaClient, store: ChunkStore, config: VFSConfig | None = None) -> None:
-        super().__init__(meta, store, config or VFSConfig())
+    def __init__(
+        self, meta: MetaClient, store: ChunkStore, config: VFSConfig | None = None, ledger: Ledger | None = None
+    ) -> None:
+        super().__init__(meta, store, config or VFSConfig(), ledger)
         self._open_dirs = {}
         self._dirs_lock = threading.Lock()
         self._closed = False

@@ -19,6 +19,7 @@ from juicefs_py.data.readers import Readers
 from juicefs_py.data.writers import Writers
 from juicefs_py.errors import Troubles, refuse
 from juicefs_py.handles import HandleTable, OpenInode
+from juicefs_py.ledger import Ledger
 from juicefs_py.look_ahead import LookAhead
 from juicefs_py.vfs_config import VFSConfig
 from meta.attr import Attr
@@ -47,7 +48,7 @@ class Notifier(Protocol):
 class VFSBase(Operations):
     """State of a mounted volume."""
 
-    def __init__(self, meta: MetaClient, store: ChunkStore, config: VFSConfig) -> None:
+    def __init__(self, meta: MetaClient, store: ChunkStore, config: VFSConfig, ledger: Ledger | None = None) -> None:
         self.meta = meta
         self.store = store
         self.config = config
@@ -59,13 +60,13 @@ class VFSBase(Operations):
         block_size = meta.setting.block_size << 10
         self.writers = Writers(
             meta, store, block_size, housekeeper=self.housekeeper, on_commit=self._committed,
-            io_retries=config.io_retries, put_timeout_s=config.put_timeout_s,
+            io_retries=config.io_retries, put_timeout_s=config.put_timeout_s, ledger=ledger,
         )  # fmt: skip
         self.readers = Readers(
             meta, store, block_size, housekeeper=self.housekeeper,
             max_ahead=config.max_readahead, io_retries=config.io_retries,
         )  # fmt: skip
-        self.handles = HandleTable(self.readers, self.writers)
+        self.handles = HandleTable(self.readers, self.writers, ledger)
         self.internal = InternalFiles(config, self.accesslog, self.stats, meta, has_trash=meta.root == ROOT)
         self._changed: dict[int, float] = {}
         self._changing = threading.Lock()  # of the writers of `_changed`, which is replaced whole when it is cut

@@ -170,11 +170,15 @@ class FileOperations(VFSBase):
         handle = self.handles.file(fh, ino)
         if handle is None:
             return
+        owners = handle.lock_owners.copy()
+        if handle.recovered:  # by which handle a lock was taken is not known: the last one drops what is left
+            owners |= handle.inode.lock_owners if handle.inode.refs == 1 else set()
+            handle.flock_owner = lock_owner ^ fh if flock_release else None
         try:
             if handle.writer is not None:
                 handle.writer.flush(handle.claim, explicit=False)  # dirty pages of a mapping come after the last close
         finally:
-            self.drop_record_locks(handle, handle.lock_owners.copy())
+            self.drop_record_locks(handle, owners)
             self.drop_flock(handle)
             self.handles.close(fh)
             self.meta.close(ino)

@@ -124,6 +124,8 @@ class NameOperations(VFSBase):
     def rename(self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         self._check_old(parent, name)
         self._check_old(new_parent, new_name)
+        if caller.resent and flags & 2:
+            raise refuse(errno.EIO)  # who knows whether they were exchanged already
         done = self.meta.rename(self.who(caller), parent, name, new_parent, new_name, flags)
         self.dir_changed(parent, name, there=bool(flags & 2))  # after an exchange both names are still there
         self.dir_changed(new_parent, new_name, there=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from fuse.operations import Caller, Stat
 from juicefs_py.control.internal import ACCESSLOG
 from juicefs_py.errors import errno_of
+from juicefs_py.vfs_recovery import answer_again
 
 if TYPE_CHECKING:
     from juicefs_py.vfs_base import VFSBase
@@ -45,7 +46,12 @@ def traced(describe: Callable[..., str]) -> Callable[[Method[V, P, R]], Method[V
             result: R | None = None
             error = 0
             try:
-                result = method(self, caller, *args, **kwargs)
+                try:
+                    result = method(self, caller, *args, **kwargs)
+                except Exception as problem:
+                    if not caller.resent:
+                        raise
+                    result = answer_again(self, op, caller, args, problem)  # type: ignore[arg-type]
                 return result
             except BaseException as problem:
                 error = errno_of(problem) or errno.EIO

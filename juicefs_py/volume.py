@@ -13,6 +13,7 @@ from chunkstore.config import StoreConfig
 from chunkstore.errors import StoreError
 from chunkstore.store import ChunkStore
 from juicefs_py.data.slice_store import StoredSlices
+from juicefs_py.ledger import Ledger
 from juicefs_py.storage import same_storage, volume_bucket
 from juicefs_py.vfs import VFS
 from juicefs_py.vfs_config import VFSConfig
@@ -39,11 +40,18 @@ class OpenVolume:
 
     def close(self) -> None:
         """End the file system, the session and the store. May be called twice."""
+        self._close(lambda: _end_session(self.meta))
+
+    def leave(self) -> None:
+        """The same, but the session stays, for a successor on the same connection."""
+        self._close(self.meta.leave_session)
+
+    def _close(self, part_from_meta: Callable[[], None]) -> None:
         if self._closed:
             return
         self._closed = True
         self.vfs.close()
-        _end_session(self.meta)
+        part_from_meta()
         if not self.store.close():
             log.warning("not all transfers ended in time")
 
@@ -93,11 +101,14 @@ def open_volume(
     *,
     limits: Callable[[Setting], tuple[float, float]] = lambda setting: (setting.upload_limit, setting.download_limit),
     overridden: Callable[[Setting], Setting] = lambda setting: setting,
+    sid: int = 0,
+    ledger: Ledger | None = None,
 ) -> OpenVolume:
     """Open everything and begin a session. Raises MetaError or StoreError; nothing is left open then.
 
     `limits` tells the transfer limits (upload, download, in Mbps) again whenever the setting was changed, and
-    `overridden` what of the storage is another one for this client.
+    `overridden` what of the storage is another one for this client. `sid` is a predecessor's session to go on with,
+    `ledger` where open files are noted for a successor.
     """
     meta = open_meta(url, config)
     try:
@@ -111,8 +122,8 @@ def open_volume(
         slices = StoredSlices(store)
         meta.set_slice_store(slices)
         mount_point = settings.mount_point or meta.config.mount_point
-        meta.new_session(SessionInfo(mount_point, settings.version or COMPATIBLE_VERSION))
-        vfs = VFS(meta, store, _complete(settings, store))
+        meta.new_session(SessionInfo(mount_point, settings.version or COMPATIBLE_VERSION), sid)
+        vfs = VFS(meta, store, _complete(settings, store), ledger)
     except BaseException:
         _end_session(meta)
         store.close()

@@ -26,8 +26,11 @@ class SessionCalls(NameCalls):
 
     _info = b""
 
-    def new_session(self, info: SessionInfo) -> int:
-        """Begin a session; its number, 0 for a read-only client, which has none. Loads the setting if need be."""
+    def new_session(self, info: SessionInfo, sid: int = 0) -> int:
+        """Begin a session; its number, 0 for a read-only client, which has none. Loads the setting if need be.
+
+        `sid` is the session of a predecessor to go on with: its locks and open files are this client's then.
+        """
         if not self.vol.setting.uuid:
             self.load()
         if not self.config.read_only:
@@ -38,7 +41,7 @@ class SessionCalls(NameCalls):
             self.change_root(self.config.subdir.encode(errors="surrogateescape"))
         if not self.config.read_only:
             self._info = info.to_json()
-            self.vol.sid = self.engine.increment("nextSession")
+            self.vol.sid = sid or self.engine.increment("nextSession")
             self.vol.transact(lambda tx: put_session(tx, self.vol, self._info))
         return self.vol.sid
 
@@ -76,6 +79,17 @@ class SessionCalls(NameCalls):
         while not stop():
             jobs.run_due(stop)
             time.sleep(_JOB_POLL_S)
+
+    def leave_session(self) -> None:
+        """Let go of the engine and leave the session to a successor."""
+        self.compactor.close()
+        self.deleter.close(_CLOSE_S)
+        self.engine.flush()
+        self.engine.close()
+
+    def adopt(self, ino: int, removed: bool) -> None:
+        """A file that a predecessor has opened in this session is open here; `removed`: it has lost its last link."""
+        self.files.adopt(ino, removed)
 
     def close_session(self) -> None:
         """End the session: locks and open files without links go with it."""

@@ -83,6 +83,13 @@ class OpenFiles:
         with self._changed:
             self._row(ino).handles += 1
 
+    def adopt(self, ino: int, removed: bool) -> None:
+        """Count a handle that another process has opened."""
+        with self._changed:
+            file = self._row(ino)
+            file.handles += 1
+            file.removed = file.removed or removed
+
     def opened(self, ino: int, attr: Attr) -> bool:
         """The attributes that an open has read; whether the kernel may keep the pages it has of the file."""
         with self._changed:

@@ -76,6 +76,12 @@ class FileWriter:
         """For a new handle: errors from now on are its errors."""
         return Claim(self._failures)
 
+    def lose(self, problem: Exception) -> None:
+        """Data that was written before is lost: every handle that is open now hears of it."""
+        with self._lock:
+            self._failures += 1
+            self._failure = problem
+
     def uncommitted(self) -> tuple[int, int] | None:
         """End of the pending bytes and their modification time (ns since the epoch); None if there are none."""
         with self._lock:

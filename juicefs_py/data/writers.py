@@ -15,6 +15,7 @@ from chunkstore.workers import Workers
 from juicefs_py.data.housekeeper import Housekeeper
 from juicefs_py.data.ports import BlockStore, SliceMeta
 from juicefs_py.data.writer import FileWriter
+from juicefs_py.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,12 @@ class Writers:
     def __init__(
         self, meta: SliceMeta, store: BlockStore, block_size: int, *,
         housekeeper: Housekeeper, on_commit: Callable[[int, int, int], None], io_retries: int = 10,
-        put_timeout_s: float = 60.0,
+        put_timeout_s: float = 60.0, ledger: Ledger | None = None,
     ) -> None:  # fmt: skip
         self.meta = meta
         self.store = store
         self.block_size = block_size
+        self._ledger = ledger
         self.on_commit = on_commit  # (inode, file offset, length): these bytes changed in the store
         self.flush_deadline_s = max(MIN_FLUSH_DEADLINE_S, (io_retries + 2) ** 2 / 2)
         self.interrupt_after_s = 2 * put_timeout_s
@@ -72,12 +74,16 @@ class Writers:
         with self._lock:
             self._dirty[file.ino] = file
             self._files[file.ino] = file
+        if self._ledger is not None:
+            self._ledger.is_dirty(file.ino)
         self._housekeeper.wake()
 
     def is_clean(self, file: FileWriter) -> None:
         """Everything is committed. Called with the file's lock held."""
         with self._lock:
             self._dirty.pop(file.ino, None)
+            if self._ledger is not None:
+                self._ledger.is_clean(file.ino)
             if file.refs == 0:
                 self._files.pop(file.ino, None)
 

@@ -1,4 +1,5 @@
-"""The serving process: opens the volume, mounts it, and lives until it is unmounted, in one trio nursery.
+"""The serving process: opens the volume, mounts it or takes a connection over, and lives until it is unmounted, in one
+trio nursery.
 
 File system work happens in the session's threads; trio only runs what waits: the session's end, heartbeat, background
 jobs, metrics, signals. Order of the end: unmounted, flushed, session record removed, store closed.
@@ -24,12 +25,14 @@ from juicefs_py import VERSION
 from juicefs_py.cli import log
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.errors import errno_of
-from juicefs_py.mount import metrics, process, settings, store_options
+from juicefs_py.ledger import OpenFile
+from juicefs_py.mount import metrics, passfd, process, settings, state, store_options
 from juicefs_py.mount.prepare import lazy_umount
 from juicefs_py.mount.readiness import SERVES, tell_caller
-from juicefs_py.mount.supervisor import UNMOUNT_AND_STOP, Told
+from juicefs_py.mount.supervisor import HANDED_OVER, UNMOUNT_AND_STOP, Inheritance
 from juicefs_py.storage import for_this_client
 from juicefs_py.vfs_config import VFSConfig
+from juicefs_py.vfs_recovery import recover
 from juicefs_py.volume import OpenVolume, open_volume
 from meta.errors import MetaError, SettingError, VolumeGone
 from meta.setting import Setting
@@ -39,27 +42,32 @@ if TYPE_CHECKING:
 
 _STOP_WITHIN_S = 30
 _LOOK_EVERY_S = 0.01
+_ANSWERED_WITHIN_S = 3.0
+"""How long requests under way may take while a successor waits; then they are interrupted, or left to be sent again."""
+_INTERRUPTED_WITHIN_S = 7.0
 _READ_AHEAD_KIB = 512
 """What the kernel reads ahead: sequential reads of cached blocks went from 670 to 960 MiB/s. More would cost whoever
 faults single pages of a mapped file."""
 
 
-def serve(job: Job, told: Told) -> int:
+def serve(job: Job, inherited: Inheritance) -> int:
     """Serve the mount until it ends; the exit code of the process."""
     faulthandler.enable()
     faulthandler.register(signal.SIGQUIT, chain=True)
     process.tune_memory()
     process.prefer()
-    return trio.run(Server(job, told).run)
+    return trio.run(Server(job, inherited).run)
 
 
 class Server:
     """One mount from its opening to its end."""
 
-    def __init__(self, job: Job, told: Told) -> None:
+    def __init__(self, job: Job, inherited: Inheritance) -> None:
         self.job = job
         self.code = 0
-        self._told = told
+        self._inherited = inherited
+        self._ledger = inherited.ledger
+        self._making_room = False
 
     async def run(self) -> int:
         address = settings.metrics_address(self.job.values)
@@ -69,7 +77,9 @@ class Server:
             await self._serve(volume, listeners)
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(volume.close)
+                if self._making_room:
+                    await trio.to_thread.run_sync(self._write_down, volume)
+                await trio.to_thread.run_sync(volume.leave if self._making_room else volume.close)
         if not self.code:
             log.LOG.info('The juicefs mount process exit successfully, mountpoint: "%s"', self.job.mountpoint)
         return self.code
@@ -88,14 +98,16 @@ class Server:
                 process.freeze_heap()
                 await trio.to_thread.run_sync(session.run, abandon_on_cancel=True)
             finally:
-                if not session.unmounted:
+                if not session.unmounted and not self._making_room:
                     session.stop()
                     self._umount()
             nursery.cancel_scope.cancel()
 
     def _open(self, metrics_address: str) -> OpenVolume:
         """Metadata, storage and VFS, with a session record unless read-only."""
-        job, values = self.job, self.job.values
+        job, values, ledger = self.job, self.job.values, self._ledger
+        left = state.load(state.path_of(os.getppid()))
+        sid = ledger.session or int(os.environ.get("_JFS_META_SID") or 0)
         with log.warned_before():
             meta = settings.meta_config(values, job.mountpoint)
         volume = open_volume(
@@ -107,13 +119,28 @@ class Server:
             overridden=lambda setting: for_this_client(
                 setting, values.text("storage"), job.bucket, store_options.own_tier(values, setting)
             ),
+            sid=sid,
+            ledger=ledger,
         )
         log.LOG.info("JuiceFS version %s", VERSION)
-        if volume.meta.sid:
+        if sid:
+            log.LOG.info("Go on with session %d, version: %s", sid, VERSION)
+        elif volume.meta.sid:
             log.LOG.info("Create session %d OK with version: %s", volume.meta.sid, VERSION)
         else:
             log.LOG.info("Create read-only session OK with version: %s", VERSION)
+        ledger.session = volume.meta.sid
+        self._take_over_files(volume, left)
         return volume
+
+    def _take_over_files(self, volume: OpenVolume, left: list[OpenFile]) -> None:
+        """Open again what a predecessor had open: as it has written down when it made room, or as it was noted."""
+        ledger = self._ledger
+        files = {file.fh: file for file in (*left, *ledger.files())}
+        dirty = ledger.dirty()
+        ledger.clear()
+        if self._inherited.fd is not None:
+            recover(volume.vfs, list(files.values()), dirty)
 
     def _plan(self, setting: Setting) -> settings.Plan:
         """The options with the setting as it is now; it may have changed since the command was given."""
@@ -128,6 +155,15 @@ class Server:
 
     def _mount(self, volume: OpenVolume) -> Session:
         setting, plan = volume.setting, self._plan(volume.setting)
+        inherited = self._inherited
+        if inherited.fd is not None:
+            negotiated = passfd.negotiated_of(inherited.setting, plan.session.max_write)
+            if negotiated is None:
+                raise Fatal("the connection that was handed over comes without what was agreed with the kernel")
+            log.LOG.info('Going on with the mount of volume %s at "%s" ...', setting.name, self.job.mountpoint)
+            session = Session(volume.vfs, inherited.fd, plan.session, errno_of, negotiated)
+            volume.vfs.notifier = session.notifier
+            return session
         log.LOG.info('Mounting volume %s at "%s" ...', setting.name, self.job.mountpoint)
         _make_device()
         try:
@@ -136,22 +172,24 @@ class Server:
             raise Fatal(f"fuse: {error.strerror}") from None
         found = find_mount(self.job.mountpoint)
         if found is not None:
-            self._told.mounted(found.minor)
+            self._ledger.device = found.minor
         session = Session(volume.vfs, fd, plan.session, errno_of)
         volume.vfs.notifier = session.notifier
         return session
 
     def _umount(self) -> None:
         """Take our mount away, unless it is gone already or covered by another one."""
-        lazy_umount(self.job.mountpoint, self._told.device)
+        lazy_umount(self.job.mountpoint, self._ledger.device)
 
     async def _announce(self, session: Session, volume: OpenVolume) -> None:
         """Tell whoever waits that the mount is served."""
         while not session.ready.is_set():
             await trio.sleep(_LOOK_EVERY_S)
-        if self._told.device is not None:
-            raise_read_ahead(self._told.device, _READ_AHEAD_KIB)
-        self._told.serves()
+        if self._inherited.fd is None:
+            if self._ledger.device is not None:
+                raise_read_ahead(self._ledger.device, _READ_AHEAD_KIB)
+            await trio.to_thread.run_sync(self._give, session)
+        self._ledger.serves()
         if self.job.background:
             tell_caller(self.job.status, SERVES)
         else:
@@ -166,12 +204,46 @@ class Server:
             task_status.started()
             async for number in received:
                 if number == signal.SIGHUP:
-                    log.LOG.info("Received signal hangup, flushing")
-                    await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S, abandon_on_cancel=True)
+                    if not self._making_room and not stopping:
+                        nursery.start_soon(self._make_room, session, volume)
                 elif not stopping:
                     stopping = True
                     log.LOG.info("Received signal %s, exiting...", (signal.strsignal(number) or str(number)).lower())
                     nursery.start_soon(self._stop, session, volume)
+
+    def _give(self, session: Session) -> None:
+        """The supervisor keeps a copy of the connection, for a successor of ours."""
+        assert session.negotiated is not None
+        path = self._inherited.comm_path
+        try:
+            given = passfd.give(path, passfd.setting_of(session.negotiated), session.device.fd)
+        except OSError as error:
+            log.LOG.warning("cannot give the connection to the supervisor at %s: %s", path, error)
+        else:
+            if not given:
+                log.LOG.warning("no supervisor at %s: the mount ends with this process", path)
+
+    async def _make_room(self, session: Session, volume: OpenVolume) -> None:
+        """End so that a successor can go on: nothing pending, no request lost, open files written down."""
+        log.LOG.info("Received signal hangup, making room for a successor")
+        if not await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S, abandon_on_cancel=True):
+            log.LOG.warning("not all could be flushed: this process stays")
+            return
+        self._making_room, self.code = True, HANDED_OVER
+        session.stop()
+        with trio.move_on_after(_ANSWERED_WITHIN_S):
+            await trio.sleep_forever()  # the end of the session cancels this
+        session.interrupt_all()
+        with trio.move_on_after(_INTERRUPTED_WITHIN_S):
+            await trio.sleep_forever()
+        log.LOG.warning("some requests are still under way; they are left to the successor")
+        await trio.to_thread.run_sync(self._write_down, volume)
+        process.flush_streams()
+        os._exit(HANDED_OVER)
+
+    def _write_down(self, volume: OpenVolume) -> None:
+        volume.vfs.flush_all(_STOP_WITHIN_S)
+        state.save(state.path_of(os.getppid()), volume.vfs.handles)
 
     async def _stop(self, session: Session, volume: OpenVolume) -> None:
         """Unmount now, flush, and give those who still use the mount a while to let go."""

@@ -16,14 +16,15 @@ from juicefs_py.cli.args import Values
 from juicefs_py.cli.connect import connect, load_setting
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.cli.report import explain
-from juicefs_py.mount import process
+from juicefs_py.ledger import Ledger
+from juicefs_py.mount import passfd, process
 from juicefs_py.mount.daemon import detach
 from juicefs_py.mount.fuse_options import kernel_options
 from juicefs_py.mount.prepare import prepare
 from juicefs_py.mount.readiness import FAILED, tell_caller, timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
 from juicefs_py.mount.store_options import own_tier
-from juicefs_py.mount.supervisor import Supervisor, Told
+from juicefs_py.mount.supervisor import Inheritance, Supervisor
 from meta.engines import mask_url, with_scheme
 from meta.setting import Setting
 
@@ -126,22 +127,32 @@ def _supervise(job: Job, words: list[str]) -> int:
     process.set_title(words)
     process.ignore_stray_signals()
     if os.environ.get("JFS_SUPERVISOR"):
-        return _serve(job, Told())  # somebody else supervises
+        return _serve(job, _from_other_supervisor())
     process.raise_limits()
     process.protect_from_oom_killer()
     if not process.be_io_flusher():
         log.LOG.debug("no CAP_SYS_RESOURCE: this process cannot be made an I/O flusher")
     if job.values.flag("disable-transparent-hugepage"):
         process.disable_huge_pages()
-    return Supervisor(job.mountpoint, lambda told: _serve(job, told)).run()
+    return Supervisor(job.mountpoint, lambda inherited: _serve(job, inherited)).run()
 
 
-def _serve(job: Job, told: Told) -> int:
+def _from_other_supervisor() -> Inheritance:
+    """Started by another supervisor than ours, such as an older program's: it offers the connection over its socket."""
+    comm_path = os.environ.get("_FUSE_FD_COMM", "")
+    offer = passfd.take(comm_path) if comm_path else None
+    if offer is not None and offer.fd is not None:
+        passfd.give(comm_path, offer.setting, offer.fd)  # it keeps a copy
+        return Inheritance(Ledger(), comm_path, offer.fd, offer.setting)
+    return Inheritance(Ledger(), comm_path, None, passfd.UNKNOWN)
+
+
+def _serve(job: Job, inherited: Inheritance) -> int:
     """In the serving process: what only it needs is imported here, so that the supervisor stays small."""
     from juicefs_py.mount.serve import serve
 
     try:
-        return serve(job, told)
+        return serve(job, inherited)
     except BaseException as error:
         if job.background:
             tell_caller(job.status, FAILED + explain(error).encode(errors="replace"))

@@ -1,99 +1,119 @@
-"""The parent of the serving process: forwards signals to it, starts it again when it dies, and cleans up behind it.
+"""The parent of the serving process: keeps the kernel's connection, starts a successor when its child dies or makes
+room for one, forwards signals, and cleans up in the end.
 
-It has one thread, no connection and no memory to speak of, so that it outlives whatever happens to its child.
+It has one thread and no memory to speak of, so that it outlives whatever happens to its child. The connection to the
+kernel is a descriptor of /dev/fuse: as long as somebody holds it, requests wait instead of failing. The supervisor
+offers and takes it over a socket (`passfd`): its child gives it a copy as soon as the mount is served, the CSI driver
+or the supervisor of a newer program may take it away. It never touches the mount itself, and never forks while it has
+a file of it open.
 """
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 import os
+import select
 import signal
-import struct
+import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Final, NamedTuple
 
 from juicefs_py.cli import log
 from juicefs_py.cli.report import report
+from juicefs_py.ledger import Ledger
+from juicefs_py.mount import passfd
 from juicefs_py.mount.prepare import lazy_umount
 from juicefs_py.mount.process import flush_streams
 
-UNMOUNT_AND_STOP = 11
+UNMOUNT_AND_STOP: Final = 11
 """Exit code of the serving process that asks for exactly that."""
 
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_FAILURES, _WITHIN_S = 3, 10.0
+HANDED_OVER: Final = 1
+"""Exit code of the serving process that has made room for a successor."""
+
+_FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOPPED: Final = 2
+_FAILURES: Final = 3
+_WITHIN_S: Final = 10.0
+_PAUSE_S: Final = 1.0  # before a restart that follows closely on another
 
 
-class Told:
-    """What the serving process tells its supervisor, in memory that both see."""
+class Inheritance(NamedTuple):
+    """What a serving process has from its supervisor. `fd` and `setting`: of a connection that was served before."""
 
-    _FIELDS = struct.Struct("=?q")
-    _NO_DEVICE = -1
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, self._FIELDS.size)
-        self._FIELDS.pack_into(self._memory, 0, False, self._NO_DEVICE)
-
-    @property
-    def served(self) -> bool:
-        """Whether any generation has served."""
-        return bool(self._FIELDS.unpack_from(self._memory)[0])
-
-    @property
-    def device(self) -> int | None:
-        """The device number (`Mount.minor`) of what was mounted last; None before."""
-        device = int(self._FIELDS.unpack_from(self._memory)[1])
-        return None if device == self._NO_DEVICE else device
-
-    def mounted(self, device: int) -> None:
-        self._FIELDS.pack_into(self._memory, 0, self.served, device)
-
-    def serves(self) -> None:
-        self._FIELDS.pack_into(self._memory, 0, True, self._FIELDS.unpack_from(self._memory)[1])
+    ledger: Ledger
+    comm_path: str  # where it gives the descriptor of a new connection
+    fd: int | None
+    setting: bytes
 
 
 class Supervisor:
-    """Runs `serve(told)` in a child until it ends for good."""
+    """Runs `serve(inheritance)` in a child until the mount ends for good."""
 
-    def __init__(self, mountpoint: str, serve: Callable[[Told], int]) -> None:
+    def __init__(self, mountpoint: str, serve: Callable[[Inheritance], int], comm_path: str = "") -> None:
         self.mountpoint = mountpoint
+        self.comm_path = comm_path or comm_path_of(os.getpid())
         self._serve = serve
         self._child = 0
         self._stopping = False
-        self._told = Told()
+        self._ledger = Ledger()
+        self._driver = os.environ.get("JFS_SUPER_COMM", "")
+        self._fd: int | None = None
+        self._given_away = False
+        self._setting = passfd.UNKNOWN
 
     def run(self) -> int:
         """Until the mount is gone; the exit code."""
-        for number in _FORWARDED:
-            signal.signal(number, self._forward)
+        if self._driver:
+            self._take_from(self._driver)
+        with self._listening() as listener, self._woken_by_signals() as woken:
+            return self._run(listener, woken)
+
+    def _run(self, listener: socket.socket, woken: socket.socket) -> int:
         failures: deque[float] = deque(maxlen=_FAILURES)
         while True:
-            self._start()
-            problem = self._wait()
+            self._start(listener, woken)
+            problem = self._wait(listener, woken)
             if problem is None:
                 return 0
-            if not self._told.served:
+            if not self._ledger.served and self._fd is None:
                 return 1  # it never served, and has said why
+            if self._given_away:
+                log.LOG.info("the connection was handed over to another process")
+                return 0
+            if self._stopping and self._driver:
+                return _STOPPED  # the driver keeps the connection for the next container
             if self._stopping:
-                lazy_umount(self.mountpoint, self._told.device)
+                lazy_umount(self.mountpoint, self._ledger.device)
                 return 0
             failures.append(time.monotonic())
-            lazy_umount(self.mountpoint, self._told.device)
             if len(failures) == _FAILURES and failures[-1] - failures[0] < _WITHIN_S:
                 log.LOG.error("fail %d times in %.0f s, give up", _FAILURES, failures[-1] - failures[0])
+                lazy_umount(self.mountpoint, self._ledger.device)
                 return 1
-            log.LOG.error("mount process %d: %s, will restart in 1 second", self._child, problem)
-            time.sleep(1)
+            if self._fd is None:
+                lazy_umount(self.mountpoint, self._ledger.device)
+            soon = len(failures) > 1 and failures[-1] - failures[-2] < _WITHIN_S
+            log.LOG.error(
+                "mount process %d: %s, will restart %s", self._child, problem, "in 1 second" if soon else "now"
+            )
+            if soon:
+                time.sleep(_PAUSE_S)
 
-    def _start(self) -> None:
+    # -- the child
+
+    def _start(self, listener: socket.socket, woken: socket.socket) -> None:
         flush_streams()
         # A signal between fork and the child's own handlers must wait, or it would be handled as the supervisor's.
         signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         pid = os.fork()
         if pid == 0:
+            listener.close()
+            woken.close()
             self._be_child()
         self._child = pid
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
@@ -101,32 +121,130 @@ class Supervisor:
     def _be_child(self) -> None:
         code = 1
         try:
-            for number in _FORWARDED:
+            signal.set_wakeup_fd(-1)
+            for number in (*_FORWARDED, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-            code = self._serve(self._told)
+            code = self._serve(Inheritance(self._ledger, self.comm_path, self._fd, self._setting))
         except BaseException as error:  # the outermost frame of this process
             report(error)
         finally:
             flush_streams()
             os._exit(code)
 
-    def _wait(self) -> str | None:
-        """Wait for the child; None if it ended well, otherwise what happened."""
-        _, status = os.waitpid(self._child, 0)
+    def _wait(self, listener: socket.socket, woken: socket.socket) -> str | None:
+        """Wait for the child, and serve the socket meanwhile; None if it ended well, otherwise what happened."""
+        poll = select.poll()
+        for source in (listener, woken):
+            poll.register(source, select.POLLIN)
+        while True:
+            pid, status = os.waitpid(self._child, os.WNOHANG)
+            if pid:
+                break
+            for ready, _ in poll.poll():
+                if ready == woken.fileno():
+                    woken.recv(4096)
+                else:
+                    self._serve_socket(listener)
+        while select.select([listener], [], [], 0)[0]:  # given in the last moment
+            self._serve_socket(listener)
         code = os.waitstatus_to_exitcode(status)
         if code == UNMOUNT_AND_STOP:
             log.LOG.error("received umount exit code")
-            lazy_umount(self.mountpoint, self._told.device)
+            lazy_umount(self.mountpoint, self._ledger.device)
             return None
         if code == 0:
             return None
         return f"signal: {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
+    # -- the descriptor
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[socket.socket]:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.comm_path)
+        mask = os.umask(0o077)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
+            try:
+                listener.bind(self.comm_path)
+            finally:
+                os.umask(mask)
+            listener.listen(8)
+            try:
+                yield listener
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.comm_path)
+
+    def _serve_socket(self, listener: socket.socket) -> None:
+        """One exchange as a server. A partner that misbehaves or is late concerns nobody else."""
+        try:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(passfd.PATIENCE_S)
+                self._exchange(connection)
+        except OSError as error:
+            log.LOG.warning("exchange on %s: %s", self.comm_path, error)
+
+    def _exchange(self, connection: socket.socket) -> None:
+        with passfd.dummy() as standin:
+            fd = self._fd
+            passfd.send(connection, self._setting, [standin] if fd is None else [standin, fd])
+        if fd is not None:
+            os.close(fd)
+            self._fd, self._given_away = None, True
+        setting, fds = passfd.receive(connection, 1)
+        if setting != passfd.CLOSE and self._fd is None and len(fds) == 1:
+            self._adopt(fds[0], setting)
+        else:
+            for extra in fds:
+                os.close(extra)
+
+    def _adopt(self, fd: int, setting: bytes) -> None:
+        self._fd, self._setting, self._given_away = fd, setting, False
+        if self._driver:
+            try:
+                passfd.give(self._driver, setting, fd)
+            except OSError as error:
+                log.LOG.warning("the driver at %s did not take the connection: %s", self._driver, error)
+
+    def _take_from(self, path: str) -> None:
+        """Go on with a connection that somebody has kept."""
+        try:
+            offer = passfd.take(path)
+        except OSError as error:
+            log.LOG.warning("cannot take a connection from %s: %s", path, error)
+            return
+        if offer is not None and offer.fd is not None:
+            self._fd, self._setting = offer.fd, offer.setting
+
+    # -- signals
+
+    @contextlib.contextmanager
+    def _woken_by_signals(self) -> Iterator[socket.socket]:
+        reading, writing = socket.socketpair()
+        with reading, writing:
+            writing.setblocking(False)
+            for number in _FORWARDED:
+                signal.signal(number, self._forward)
+            signal.signal(signal.SIGCHLD, lambda number, frame: None)
+            signal.set_wakeup_fd(writing.fileno())
+            try:
+                yield reading
+            finally:
+                signal.set_wakeup_fd(-1)
+
     def _forward(self, number: int, frame: FrameType | None) -> None:
         if number != signal.SIGHUP:
             self._stopping = True
+            if self._driver:
+                number = signal.SIGHUP  # whoever uses the mount goes on with the next container
         try:
             os.kill(self._child, number) if self._child else sys.exit(0)
         except ProcessLookupError:
             pass
+
+
+def comm_path_of(pid: int) -> str:
+    """Where the supervisor of this number listens, in its own file system."""
+    return f"/tmp/fuse_fd_comm.{pid}"

@@ -1,0 +1,75 @@
+"""What a serving process writes down when it makes room for a successor: its open files, as official clients do.
+
+A JSON document: `{"Handler": {"HANDLE": {"Inode", "Length", "Flags", "UseLocks", "FlockOwner", "Off", "Data",
+"TierID"}}, "NextFh": N}`. `UseLocks`: bit 0 BSD lock, bit 1 record locks. Handles of directories and of internal files
+are not in it: they are opened again when they are used. It lies in /tmp, so it is read only if it is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from juicefs_py.cli import log
+from juicefs_py.ledger import OpenFile
+
+if TYPE_CHECKING:
+    from juicefs_py.handles import HandleTable
+
+
+def path_of(supervisor: int) -> str:
+    """Where the child of this supervisor leaves it, unless somebody wants it elsewhere (`_FUSE_STATE_PATH`)."""
+    return f"/tmp/state{supervisor}.json"
+
+
+def save(path: str, handles: HandleTable) -> None:
+    """Write down all open files, in one step."""
+    document = {"Handler": {str(handle.fh): _described(handle) for handle in handles.files()}, "NextFh": handles.next}
+    new = f"{path}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="ascii") as file:
+        json.dump(document, file)
+    os.rename(new, path)
+
+
+def _described(handle: Any) -> dict[str, object]:
+    return {
+        "Inode": handle.ino,
+        "Length": handle.inode.length,
+        "Flags": handle.flags,
+        "UseLocks": (handle.flock_owner is not None) | bool(handle.lock_owners) << 1,
+        "FlockOwner": handle.flock_owner or 0,
+        "Off": 0,
+        "Data": "",
+        "TierID": 0,
+    }
+
+
+def load(default: str) -> list[OpenFile]:
+    """The files that a predecessor has left; the document is then put aside."""
+    path = os.environ.get("_FUSE_STATE_PATH") or default
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return []
+    with open(fd, "rb") as file:
+        about = os.fstat(file.fileno())
+        if about.st_uid != os.getuid() or not stat.S_ISREG(about.st_mode):
+            log.LOG.warning("%s is not ours, and not used", path)
+            return []
+        text = file.read()
+    with contextlib.suppress(OSError):
+        os.rename(path, f"{path}.bak")
+    try:
+        return [
+            OpenFile(int(fh), int(known["Inode"]), int(known["Flags"]) & 0xFFFFFFFF)
+            for fh, known in json.loads(text).get("Handler", {}).items()
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        log.LOG.warning("%s tells no open files: %s", path, error)
+        return []
