@@ -81,6 +81,8 @@ class Supervisor:
             if problem is None:
                 return 0
             if not self._ledger.served and self._fd is None:
+                if self._ledger.device is not None:
+                    lazy_umount(self.mountpoint, self._ledger.device)
                 return 1  # it never served, and has said why
             if self._given_away:
                 log.LOG.info("the connection was handed over to another process")

@@ -1,0 +1,266 @@
+"""A mount outlives the process that serves it: it is killed, or makes room; programs notice a pause.
+
+The wire format of the hand-over is checked byte by byte. Long runs: `--long`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handover_work import Crew
+from mounts import Mount, Volume, fuse_device
+from needs import need_fuse
+from volumes import check_volume
+
+from fuse.handshake import Negotiated
+from juicefs_py.ledger import Ledger, OpenFile
+from juicefs_py.mount import passfd
+
+EXPECTED = [r"will restart", r"data that was not flushed was lost", r"is lost", r"flush"]
+
+
+def config_of(mount: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((mount / ".config").read_text())
+    return document
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def volume(request: pytest.FixtureRequest, scratch: Path) -> Volume:
+    need_fuse()
+    return Volume(scratch / "vol", request.param).format()
+
+
+@pytest.fixture
+def mount(volume: Volume, scratch: Path) -> Iterator[Mount]:
+    made = Mount(volume, scratch / "mnt", expected=list(EXPECTED)).start()
+    try:
+        yield made
+        if made.process is not None and made.process.poll() is None:
+            made.stop()
+    finally:
+        if made.process is not None and made.process.poll() is None:
+            made.kill()
+
+
+def replace_all_the_time(mount: Mount, number: signal.Signals, times: int, rng: random.Random) -> float:
+    """Send the serving process this signal again and again; the longest time until the mount answered."""
+    longest, path = 0.0, mount.path
+    for _ in range(times):
+        time.sleep(rng.uniform(0.2, 1.5))
+        pid = config_of(path)["Pid"]
+        os.kill(pid, number)
+        begun = time.monotonic()
+        while config_of(path)["Pid"] == pid:
+            time.sleep(0.01)
+            assert time.monotonic() - begun < 30
+        longest = max(longest, time.monotonic() - begun)
+        time.sleep(4)  # three deaths within ten seconds are given up
+    return longest
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_programs_go_on(mount: Mount, number: signal.Signals, long_run: bool) -> None:
+    seed = int(time.time())
+    rng, sid = random.Random(seed), config_of(mount.path)["Meta"]["Sid"]
+    crew = Crew(mount.path)
+    try:
+        longest = replace_all_the_time(mount, number, (50 if number == signal.SIGKILL else 20) if long_run else 4, rng)
+        assert crew.alive(), crew.end()
+        for worker in crew.workers:
+            assert worker.stdin is not None
+            worker.stdin.close()
+            worker.stdin = None
+        done = crew.end()
+    finally:
+        crew.kill()
+    print(f"{number.name}, seed {seed}: longest pause {longest:.2f} s; " + ", ".join(
+        f"{kind} {one['steps']} steps, {one['lost']} lost, longest {one['longest']} s" for kind, one in done.items()
+    ))  # fmt: skip
+    assert config_of(mount.path)["Meta"]["Sid"] == sid
+    if number == signal.SIGHUP:
+        assert not any(one["lost"] for one in done.values()), done
+    mount.stop()
+    check_volume(mount.volume)
+
+
+def test_unflushed_data_is_reported_once(mount: Mount) -> None:
+    fd = os.open(mount.path / "f", os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"kept")
+    os.fsync(fd)
+    os.write(fd, b"lost")
+    other = os.open(mount.path / "f", os.O_RDONLY)
+    os.kill(config_of(mount.path)["Pid"], signal.SIGKILL)
+    with pytest.raises(OSError) as caught:
+        os.fsync(fd)
+    assert caught.value.errno == errno.EIO
+    os.fsync(fd)
+    os.pwrite(fd, b"again", 4)
+    os.close(fd)
+    assert os.pread(other, 100, 0) == b"keptagain"
+    os.close(other)
+
+
+def test_a_clean_file_reports_nothing(mount: Mount) -> None:
+    fd = os.open(mount.path / "f", os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"kept")
+    os.fsync(fd)
+    os.kill(config_of(mount.path)["Pid"], signal.SIGKILL)
+    assert os.pread(fd, 10, 0) == b"kept"
+    os.fsync(fd)
+    os.close(fd)
+
+
+def test_a_request_under_way_is_done_by_the_successor(mount: Mount) -> None:
+    """A wait for a lock outlives the process that was asked for it."""
+    path = mount.path / "f"
+    path.touch()
+    holder = subprocess.Popen(["flock", str(path), "sleep", "3"])
+    time.sleep(0.5)
+    waiter = subprocess.Popen(["flock", str(path), "true"])
+    time.sleep(0.5)
+    os.kill(config_of(mount.path)["Pid"], signal.SIGKILL)
+    assert waiter.wait(20) == 0
+    assert holder.wait(20) == 0
+
+
+def test_three_deaths_within_ten_seconds_are_given_up(volume: Volume, scratch: Path) -> None:
+    made = Mount(volume, scratch / "mnt", expected=[*EXPECTED, "give up"]).start()
+    assert made.process is not None
+    while "is ready at" not in made.read_log():  # before, nobody else has the connection
+        time.sleep(0.05)
+    killed: set[int] = set()
+    deadline = time.monotonic() + 20
+    while made.process.poll() is None and time.monotonic() < deadline:
+        pid = served_by(made.path)
+        if pid is not None and pid not in killed:
+            killed.add(pid)
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    assert made.process.wait(1) == 1
+    assert len(killed) == 3, made.read_log()
+    assert fuse_device(made.path) is None
+    made._forget()
+
+
+def served_by(path: Path) -> int | None:
+    try:
+        return int(config_of(path)["Pid"])
+    except (OSError, ValueError):  # in between
+        return None
+
+
+# The wire
+
+
+def test_a_descriptor_changes_hands(tmp_path: Path) -> None:
+    """As a server: setting and two descriptors, and the server keeps nothing; then it takes one back."""
+    path = str(tmp_path / "socket")
+    kept: list[tuple[bytes, list[int]]] = []
+    reading, writing = os.pipe()
+
+    def serve() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            for fds in ([0, reading], [0]):
+                connection, _ = listener.accept()
+                with connection:
+                    passfd.send(connection, b"FUSE", fds)
+                    kept.append(passfd.receive(connection, 1))
+
+    server = threading.Thread(target=serve)
+    server.start()
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    offer = passfd.take(path)
+    assert offer is not None and offer.setting == b"FUSE" and offer.fd is not None
+    os.write(writing, b"through")
+    assert os.read(offer.fd, 10) == b"through"
+    assert passfd.give(path, b"setting", offer.fd)
+    server.join(10)
+    assert kept[0][0] == b"CLOSE" and len(kept[0][1]) == 1
+    assert kept[1][0] == b"setting" and len(kept[1][1]) == 1
+    os.write(writing, b"again")
+    assert os.read(kept[1][1][0], 10) == b"again"
+    assert not os.get_inheritable(kept[1][1][0])
+    for fd in (reading, writing, offer.fd, *kept[0][1], *kept[1][1]):
+        os.close(fd)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    assert passfd.take(str(tmp_path / "none")) is None
+    assert not passfd.give(str(tmp_path / "none"), b"FUSE", 0)
+
+
+def test_the_setting_is_the_request_of_the_kernel() -> None:
+    header = struct.pack("=IIQQIIII", 104, 26, 2, 0, 0, 0, 0, 0)
+    agreed = Negotiated(header + b"rest", 45, 0x123 | 0x80 << 32, 131072, 1 << 20)
+    setting = passfd.setting_of(agreed)
+    assert setting == header + struct.pack("=IIIII", 7, 45, 131072, 0x123, 0x80) + struct.pack(
+        "=11I", 1 << 20, *[0] * 10
+    )
+    assert len(setting) == 104
+    again = passfd.negotiated_of(setting, 4096)
+    assert again is not None
+    assert (again.minor, again.flags, again.max_readahead, again.max_write) == (45, 0x123 | 0x80 << 32, 131072, 1 << 20)
+
+
+def test_the_setting_of_an_official_client_is_understood() -> None:
+    short = struct.pack("=IIQQIIII", 104, 26, 2, 0, 0, 0, 0, 0) + struct.pack("=IIII", 7, 31, 65536, 0xFF)
+    agreed = passfd.negotiated_of(short, 131072)
+    assert agreed is not None
+    assert (agreed.minor, agreed.flags, agreed.max_readahead, agreed.max_write) == (31, 0xFF, 65536, 131072)
+    assert passfd.negotiated_of(b"FUSE", 131072) is None
+
+
+# The ledger
+
+
+def test_a_ledger_is_read_by_another_process() -> None:
+    ledger = Ledger()
+    child = os.fork()
+    if not child:
+        rows = [ledger.opened(2 * number, number, os.O_RDWR) for number in range(1, 11)]
+        for row in rows[::2]:
+            ledger.closed(row)
+        ledger.is_dirty(5)
+        ledger.is_dirty(6)
+        ledger.is_clean(5)
+        ledger.session = 77
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert ledger.files() == [OpenFile(2 * number, number, os.O_RDWR) for number in range(2, 11, 2)]
+    assert ledger.dirty() == {6}
+    assert ledger.session == 77
+    ledger.clear()
+    assert ledger.files() == [] and ledger.dirty() == set()
+    assert ledger.opened(3, 9, 0) and ledger.files() == [OpenFile(3, 9, 0)]
+
+
+def test_a_ledger_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("juicefs_py.ledger.FILES", 3)
+    monkeypatch.setattr("juicefs_py.ledger.DIRTY", 2)
+    ledger = Ledger()
+    rows = [ledger.opened(number, number, 0) for number in range(1, 6)]
+    assert rows[3:] == [0, 0]
+    ledger.closed(0)
+    ledger.closed(rows[1])
+    assert ledger.opened(9, 9, 0) == rows[1]
+    for ino in (1, 2, 3):
+        ledger.is_dirty(ino)
+    assert ledger.dirty() == {1, 2}
+    ledger.is_clean(3)
