@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 from juicefs_py.cli.errors import Fatal
@@ -141,6 +143,33 @@ def _answer(work: Callable[[], bytes]) -> bytes:
         from juicefs_py.cli.report import explain
 
         return _BAD + os.fsencode(explain(error))
+
+
+def in_a_child_within(limit_s: float, work: Callable[[], bytes]) -> bytes | None:
+    """The same for work that may hang for ever: None if it does, or fails. The child is then left behind, killed."""
+    flush_streams()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        try:
+            with open(writing, "wb") as pipe:
+                pipe.write(_GOOD + work())
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    os.close(writing)
+    deadline, answer = time.monotonic() + limit_s, b""
+    with open(reading, "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], max(deadline - time.monotonic(), 0))[0]:
+            part = pipe.read(65536)
+            if not part:
+                os.waitpid(child, 0)
+                return answer[1:] if answer[:1] == _GOOD else None
+            answer += part
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, os.WNOHANG)  # it may be beyond reach in the kernel; init collects it then
+    return None
 
 
 def flush_streams() -> None:

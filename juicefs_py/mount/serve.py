@@ -151,7 +151,8 @@ class Server:
         """With what is only known now: where the metrics are."""
         config = self._plan(setting).vfs
         port = {"PrometheusAgent": metrics_address} if metrics_address else {}
-        return replace(config, document={"Port": port, **config.document})
+        paths = {"CommPath": self._inherited.comm_path, "StatePath": state.path_of(os.getppid())}
+        return replace(config, document={"Port": port, **paths, **config.document})
 
     def _mount(self, volume: OpenVolume) -> Session:
         setting, plan = volume.setting, self._plan(volume.setting)
@@ -161,6 +162,7 @@ class Server:
             if negotiated is None:
                 raise Fatal("the connection that was handed over comes without what was agreed with the kernel")
             log.LOG.info('Going on with the mount of volume %s at "%s" ...', setting.name, self.job.mountpoint)
+            self._note_device()
             session = Session(volume.vfs, inherited.fd, plan.session, errno_of, negotiated)
             volume.vfs.notifier = session.notifier
             return session
@@ -170,12 +172,15 @@ class Server:
             fd = mount(self.job.mountpoint, plan.mount)
         except MountError as error:
             raise Fatal(f"fuse: {error.strerror}") from None
-        found = find_mount(self.job.mountpoint)
-        if found is not None:
-            self._ledger.device = found.minor
+        self._note_device()
         session = Session(volume.vfs, fd, plan.session, errno_of)
         volume.vfs.notifier = session.notifier
         return session
+
+    def _note_device(self) -> None:
+        found = find_mount(self.job.mountpoint)
+        if found is not None:
+            self._ledger.device = found.minor
 
     def _umount(self) -> None:
         """Take our mount away, unless it is gone already or covered by another one."""

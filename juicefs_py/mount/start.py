@@ -17,9 +17,9 @@ from juicefs_py.cli.connect import connect, load_setting
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.cli.report import explain
 from juicefs_py.ledger import Ledger
-from juicefs_py.mount import passfd, process
+from juicefs_py.mount import passfd, process, takeover
 from juicefs_py.mount.daemon import detach
-from juicefs_py.mount.fuse_options import kernel_options
+from juicefs_py.mount.fuse_options import describe, kernel_options
 from juicefs_py.mount.prepare import prepare
 from juicefs_py.mount.readiness import FAILED, tell_caller, timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
@@ -59,7 +59,7 @@ def mount(values: Values) -> int:
     words = _title(values, (mask_url(url), mountpoint))
     if background:
         return _in_background(Job(url, mountpoint, values, bucket, True, -1), setting, words)
-    return _supervise(Job(url, mountpoint, values, bucket, False, -1), words)
+    return _supervise(Job(url, mountpoint, values, bucket, False, -1), setting, words)
 
 
 def absolute_url(url: str) -> str:
@@ -114,7 +114,7 @@ def _in_background(job: Job, setting: Setting, words: list[str]) -> int:
     status, sender = os.pipe()
     if detach(log_path):
         os.close(status)
-        os._exit(_supervise(job._replace(status=sender), words))
+        os._exit(_supervise(job._replace(status=sender), setting, words))
     os.close(sender)
     problem = wait_until_ready(job.mountpoint, status, limit)
     if problem:
@@ -123,7 +123,7 @@ def _in_background(job: Job, setting: Setting, words: list[str]) -> int:
     return 0
 
 
-def _supervise(job: Job, words: list[str]) -> int:
+def _supervise(job: Job, setting: Setting, words: list[str]) -> int:
     process.set_title(words)
     process.ignore_stray_signals()
     if os.environ.get("JFS_SUPERVISOR"):
@@ -134,7 +134,14 @@ def _supervise(job: Job, words: list[str]) -> int:
         log.LOG.debug("no CAP_SYS_RESOURCE: this process cannot be made an I/O flusher")
     if job.values.flag("disable-transparent-hugepage"):
         process.disable_huge_pages()
-    return Supervisor(job.mountpoint, lambda inherited: _serve(job, inherited)).run()
+    return Supervisor(job.mountpoint, lambda inherited: _serve(job, inherited), _taken_over(job, setting)).run()
+
+
+def _taken_over(job: Job, setting: Setting) -> passfd.Offer | None:
+    """The connection of the same volume's mount at the same place, if its process has made room."""
+    prefix = ".jfs" if job.values.flag("prefix-internal") else ""
+    old = takeover.running(job.mountpoint, setting.name, describe(job.values, setting), prefix)
+    return None if old is None else takeover.take_over(old)
 
 
 def _from_other_supervisor() -> Inheritance:

@@ -54,9 +54,9 @@ class Inheritance(NamedTuple):
 class Supervisor:
     """Runs `serve(inheritance)` in a child until the mount ends for good."""
 
-    def __init__(self, mountpoint: str, serve: Callable[[Inheritance], int], comm_path: str = "") -> None:
+    def __init__(self, mountpoint: str, serve: Callable[[Inheritance], int], taken: passfd.Offer | None = None) -> None:
         self.mountpoint = mountpoint
-        self.comm_path = comm_path or comm_path_of(os.getpid())
+        self.comm_path = comm_path_of(os.getpid())
         self._serve = serve
         self._child = 0
         self._stopping = False
@@ -65,6 +65,8 @@ class Supervisor:
         self._fd: int | None = None
         self._given_away = False
         self._setting = passfd.UNKNOWN
+        if taken is not None:
+            self._fd, self._setting = taken.fd, taken.setting
 
     def run(self) -> int:
         """Until the mount is gone; the exit code."""
