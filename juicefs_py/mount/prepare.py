@@ -35,11 +35,10 @@ def prepare(path: str) -> str:
         raise Fatal(f'"{path}" is not a directory; choose a directory to mount on')
     if os.getuid() != 0 and not os.access(path, os.W_OK):
         raise Fatal(f'Do not have write permission on "{path}"')
-    _tell_what_is_covered(path)
     return path
 
 
-def _tell_what_is_covered(path: str) -> None:
+def tell_what_is_covered(path: str) -> None:
     """Mounting over something is allowed, and often a mistake."""
     from fuse.mountinfo import find_mount
 

@@ -20,7 +20,7 @@ from juicefs_py.ledger import Ledger
 from juicefs_py.mount import passfd, process, takeover
 from juicefs_py.mount.daemon import detach
 from juicefs_py.mount.fuse_options import describe, kernel_options
-from juicefs_py.mount.prepare import prepare
+from juicefs_py.mount.prepare import prepare, tell_what_is_covered
 from juicefs_py.mount.readiness import FAILED, tell_caller, timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
 from juicefs_py.mount.store_options import own_tier
@@ -40,6 +40,7 @@ class Job(NamedTuple):
     bucket: str  # this client's own; empty: the setting's
     background: bool
     status: int  # pipe to a waiting caller (`readiness`); -1 without one
+    running: takeover.Running | None  # the mount that is to be gone on with
 
 
 def mount(values: Values) -> int:
@@ -50,6 +51,9 @@ def mount(values: Values) -> int:
     setting = Setting.parse(process.in_a_child(lambda: _try_out(url, values).to_json().encode()))
     plan(values, mountpoint, setting)
     mountpoint = prepare(mountpoint)
+    old = takeover.running(mountpoint, setting.name, describe(values, setting), values.flag("prefix-internal"))
+    if old is None:
+        tell_what_is_covered(mountpoint)
     bucket = _own_bucket(values, setting)
     background = values.flag("background") and not os.environ.get("JFS_FOREGROUND")
     if values.flag("update-fstab"):
@@ -58,8 +62,8 @@ def mount(values: Values) -> int:
         update(url, mountpoint, values, bucket)
     words = _title(values, (mask_url(url), mountpoint))
     if background:
-        return _in_background(Job(url, mountpoint, values, bucket, True, -1), setting, words)
-    return _supervise(Job(url, mountpoint, values, bucket, False, -1), setting, words)
+        return _in_background(Job(url, mountpoint, values, bucket, True, -1, old), setting, words)
+    return _supervise(Job(url, mountpoint, values, bucket, False, -1, old), words)
 
 
 def absolute_url(url: str) -> str:
@@ -114,7 +118,7 @@ def _in_background(job: Job, setting: Setting, words: list[str]) -> int:
     status, sender = os.pipe()
     if detach(log_path):
         os.close(status)
-        os._exit(_supervise(job._replace(status=sender), setting, words))
+        os._exit(_supervise(job._replace(status=sender), words))
     os.close(sender)
     problem = wait_until_ready(job.mountpoint, status, limit)
     if problem:
@@ -123,7 +127,7 @@ def _in_background(job: Job, setting: Setting, words: list[str]) -> int:
     return 0
 
 
-def _supervise(job: Job, setting: Setting, words: list[str]) -> int:
+def _supervise(job: Job, words: list[str]) -> int:
     process.set_title(words)
     process.ignore_stray_signals()
     if os.environ.get("JFS_SUPERVISOR"):
@@ -134,14 +138,8 @@ def _supervise(job: Job, setting: Setting, words: list[str]) -> int:
         log.LOG.debug("no CAP_SYS_RESOURCE: this process cannot be made an I/O flusher")
     if job.values.flag("disable-transparent-hugepage"):
         process.disable_huge_pages()
-    return Supervisor(job.mountpoint, lambda inherited: _serve(job, inherited), _taken_over(job, setting)).run()
-
-
-def _taken_over(job: Job, setting: Setting) -> passfd.Offer | None:
-    """The connection of the same volume's mount at the same place, if its process has made room."""
-    prefix = ".jfs" if job.values.flag("prefix-internal") else ""
-    old = takeover.running(job.mountpoint, setting.name, describe(job.values, setting), prefix)
-    return None if old is None else takeover.take_over(old)
+    taken = takeover.take_over(job.running) if job.running is not None else None
+    return Supervisor(job.mountpoint, lambda inherited: _serve(job, inherited), taken).run()
 
 
 def _from_other_supervisor() -> Inheritance:

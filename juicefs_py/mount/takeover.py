@@ -36,11 +36,13 @@ class Running(NamedTuple):
     sid: int
 
 
-def running(mountpoint: str, name: str, options: dict[str, object], prefix: str) -> Running | None:
+def running(mountpoint: str, name: str, options: dict[str, object], prefixed: bool) -> Running | None:
     """The mount of this volume at the mount point, if its process can be replaced by one with these `FuseOpts`."""
     if os.environ.get("JFS_SUPER_COMM"):
         return None
-    document = _config(mountpoint, prefix)
+    if mountpoint.startswith("/dev/fd/"):
+        return None
+    document = _config(mountpoint, ".jfs" if prefixed else "")
     if document is None:
         return None
     try:
