@@ -15,7 +15,6 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -209,9 +208,13 @@ class Crew:
             if worker.stdout.readline() != "ready\n":
                 raise AssertionError(worker.stderr.read())
 
-    def end(self, timeout_s: float = 120) -> dict[str, dict[str, Any]]:
-        """What each has done; fails if one has failed."""
+    def leave(self, timeout_s: float = 120) -> dict[str, dict[str, Any]]:
+        """Have all of them stop; what each has done. Fails if one has failed."""
         results = {}
+        for worker in self.workers:
+            assert worker.stdin is not None
+            worker.stdin.close()
+            worker.stdin = None
         for worker in self.workers:
             output, errors = worker.communicate(timeout=timeout_s)
             assert worker.returncode == 0, errors
@@ -223,12 +226,6 @@ class Crew:
         for worker in self.workers:
             worker.kill()
 
-    def alive(self) -> bool:
-        """Whether all are at work."""
-        return all(worker.poll() is None for worker in self.workers)
-
-
-Step = Callable[[], None]
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))

@@ -38,6 +38,10 @@ def _needs() -> None:
     need_fuse()
 
 
+# With vfork the interpreter stands still until the child runs its program. If before that the child closes a file of a
+# mount that this process serves, both wait for ever.
+subprocess._USE_VFORK = False  # type: ignore[attr-defined]
+
 SEEK_DATA, SEEK_HOLE = 3, 4
 CALLER = Caller(0, 0, os.getpid())
 

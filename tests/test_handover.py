@@ -15,13 +15,13 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from handover_work import Crew
-from mounts import Mount, Volume, fuse_device
+from mounts import PROGRAM, Mount, Volume, abort, environment, fuse_device, lazy_unmount
 from needs import need_fuse
 from volumes import check_volume
 
@@ -79,12 +79,7 @@ def test_programs_go_on(mount: Mount, number: signal.Signals, long_run: bool) ->
     crew = Crew(mount.path)
     try:
         longest = replace_all_the_time(mount, number, (50 if number == signal.SIGKILL else 20) if long_run else 4, rng)
-        assert crew.alive(), crew.end()
-        for worker in crew.workers:
-            assert worker.stdin is not None
-            worker.stdin.close()
-            worker.stdin = None
-        done = crew.end()
+        done = crew.leave()
     finally:
         crew.kill()
     print(f"{number.name}, seed {seed}: longest pause {longest:.2f} s; " + ", ".join(
@@ -161,6 +156,103 @@ def served_by(path: Path) -> int | None:
         return int(config_of(path)["Pid"])
     except (OSError, ValueError):  # in between
         return None
+
+
+class Driver(threading.Thread):
+    """Keeps the descriptor of one mount, as the CSI driver does: it gives away what it has, and takes it back."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self.path = path
+        self.fd: int | None = None
+        self.setting = b"FUSE"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with connection:
+                passfd.send(connection, self.setting, [0] if self.fd is None else [0, self.fd])
+                if self.fd is not None:
+                    os.close(self.fd)
+                    self.fd = None
+                setting, fds = passfd.receive(connection, 1)
+                if setting != b"CLOSE" and len(fds) == 1 and self.fd is None:
+                    self.fd, self.setting = fds[0], setting
+                else:
+                    for fd in fds:
+                        os.close(fd)
+
+    def close_theirs(self, supervisor: int) -> None:
+        """Take the supervisor's copy away, so that it ends with its child."""
+        offer = passfd.take(f"/tmp/fuse_fd_comm.{supervisor}")
+        assert offer is not None and offer.fd is not None
+        os.close(offer.fd)
+
+    def end(self) -> None:
+        self.listener.close()
+        if self.fd is not None:
+            os.close(self.fd)
+
+
+def as_pod(volume: Volume, path: Path, driver: Driver, **more: str) -> subprocess.Popen[bytes]:
+    """The mount process of a pod, whose files are in the same place."""
+    with (volume.directory / "pod.log").open("ab") as log:
+        return subprocess.Popen(
+            [*PROGRAM, "mount", volume.url, str(path), "--cache-dir", str(volume.cache), "--no-usage-report"],
+            env=environment() | {"JFS_FOREGROUND": "1", "JFS_SUPER_COMM": str(driver.path)} | more,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
+        )  # fmt: skip
+
+
+def wait_until(condition: Callable[[], object], what: str, limit_s: float = 20) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.05)
+
+
+def test_the_driver_hands_a_mount_from_pod_to_pod(volume: Volume, scratch: Path) -> None:
+    """The old one ends with 0, which says that it was replaced; whoever uses the mount notices a pause."""
+    path = scratch / "mnt"
+    path.mkdir()
+    driver = Driver(scratch / "driver.sock")
+    old = as_pod(volume, path, driver)
+    new: subprocess.Popen[bytes] | None = None
+    crew: Crew | None = None
+    try:
+        wait_until(lambda: driver.fd is not None and served_by(path), "the driver has the descriptor")
+        config = config_of(path)
+        assert config["PPid"] == old.pid and config["CommPath"] == f"/tmp/fuse_fd_comm.{old.pid}"
+        crew = Crew(path, ("reader", "writer", "unlinked", "locks"))  # not here: see `Supervisor`
+        driver.close_theirs(config["PPid"])
+        os.kill(config["Pid"], signal.SIGHUP)
+        assert old.wait(20) == 0
+        new = as_pod(
+            volume, path, driver, _JFS_META_SID=str(config["Meta"]["Sid"]), _FUSE_STATE_PATH=config["StatePath"]
+        )
+        wait_until(lambda: served_by(path) not in (None, config["Pid"]), "another process serves")
+        wait_until(lambda: driver.fd is not None, "the driver has the descriptor again")
+        assert config_of(path)["Meta"]["Sid"] == config["Meta"]["Sid"]
+        print(crew.leave())
+        new.terminate()  # the pod is deleted: the mount waits for the next one
+        assert new.wait(20) == 2
+        assert fuse_device(path) is not None
+    finally:
+        if crew is not None:
+            crew.kill()
+        for pod in (old, new):
+            if pod is not None and pod.poll() is None:
+                pod.kill()
+        driver.end()
+        abort(path)
+        lazy_unmount(path)
 
 
 # The wire

@@ -227,12 +227,13 @@ def test_a_killed_worker_is_replaced(background: Background) -> None:
 
 def test_a_worker_that_dies_again_and_again_is_given_up(background: Background) -> None:
     background.start()
-    (supervisor, _) = background.supervisor_and_worker()
-    for _ in range(3):
-        wait_for(lambda: serves(background.path), "served again")
+    supervisor, worker = background.supervisor_and_worker()
+    for killed in range(3):
+        wait_for(lambda: background.read_log().count("oing on with the mount") == killed, "served again")  # noqa: B023
         background.pids = processes(str(background.path))
-        os.kill(background.supervisor_and_worker()[1], signal.SIGKILL)
-        time.sleep(0.2)
+        worker = background.supervisor_and_worker()[1]
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: not alive(worker), "dead")  # noqa: B023
     wait_for(lambda: not alive(supervisor), "the supervisor gives up")
     assert "fail 3 times in" in background.read_log()
     assert fuse_device(background.path) is None

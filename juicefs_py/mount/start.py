@@ -50,9 +50,10 @@ def mount(values: Values) -> int:
     check(values)
     setting = Setting.parse(process.in_a_child(lambda: _try_out(url, values).to_json().encode()))
     plan(values, mountpoint, setting)
-    mountpoint = prepare(mountpoint)
+    kept = bool(os.environ.get("JFS_SUPER_COMM"))  # by a driver: a mount that nobody serves now may be there
+    mountpoint = os.path.abspath(mountpoint) if kept else prepare(mountpoint)
     old = takeover.running(mountpoint, setting.name, describe(values, setting), values.flag("prefix-internal"))
-    if old is None:
+    if old is None and not kept:
         tell_what_is_covered(mountpoint)
     bucket = _own_bucket(values, setting)
     background = values.flag("background") and not os.environ.get("JFS_FOREGROUND")

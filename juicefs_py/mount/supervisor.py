@@ -220,7 +220,7 @@ class Supervisor:
             log.LOG.warning("cannot take a connection from %s: %s", path, error)
             return
         if offer is not None and offer.fd is not None:
-            self._fd, self._setting = offer.fd, offer.setting
+            self._adopt(offer.fd, offer.setting)  # the driver gets a copy back: it has given its own away
 
     # -- signals
 
