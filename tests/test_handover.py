@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import threading
@@ -27,7 +28,8 @@ from volumes import check_volume
 
 from fuse.handshake import Negotiated
 from juicefs_py.ledger import Ledger, OpenFile
-from juicefs_py.mount import passfd
+from juicefs_py.mount import passfd, watchdog
+from juicefs_py.mount.supervisor import Supervisor
 
 EXPECTED = [r"will restart", r"data that was not flushed was lost", r"is lost", r"flush"]
 
@@ -156,6 +158,37 @@ def served_by(path: Path) -> int | None:
         return int(config_of(path)["Pid"])
     except (OSError, ValueError):  # in between
         return None
+
+
+def test_a_process_that_hangs_is_replaced(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped, it answers nobody; what it had open goes on in another one."""
+    for name, after_s in (("_WARN_S", 0.5), ("_ABORT_S", 1.0), ("_KILL_S", 1.5)):
+        monkeypatch.setattr(watchdog, name, after_s)
+    pid, told = config_of(mount.path)["Pid"], watchdog.Watchdog(str(mount.path), prefixed=False)
+    for _ in range(3):
+        told.ask(pid)
+        time.sleep(0.3)
+    assert served_by(mount.path) == pid
+    holder = subprocess.Popen(["sh", "-c", f"exec 3>{mount.path}/f; sleep 1; echo kept >&3"])
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(4):
+        told.ask(pid)
+    wait_until(lambda: served_by(mount.path) not in (None, pid), "another process serves")
+    assert holder.wait(20) == 0
+    assert (mount.path / "f").read_text() == "kept\n"
+
+
+def test_a_usual_place_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+    """Anybody may put something into /tmp."""
+    told = Supervisor(str(tmp_path), lambda inherited: 0)
+    told.comm_path = str(tmp_path / "taken")
+    (tmp_path / "taken").mkdir()
+    with told._listening():
+        assert told.comm_path != str(tmp_path / "taken")
+        assert stat.S_ISSOCK(os.stat(told.comm_path).st_mode)
+        assert os.stat(told.comm_path).st_mode & 0o077 == 0
+    assert not os.path.exists(told.comm_path)
 
 
 class Driver(threading.Thread):

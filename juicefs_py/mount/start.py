@@ -140,7 +140,8 @@ def _supervise(job: Job, words: list[str]) -> int:
     if job.values.flag("disable-transparent-hugepage"):
         process.disable_huge_pages()
     taken = takeover.take_over(job.running) if job.running is not None else None
-    return Supervisor(job.mountpoint, lambda inherited: _serve(job, inherited), taken).run()
+    prefixed = job.values.flag("prefix-internal")
+    return Supervisor(job.mountpoint, lambda inherited: _serve(job, inherited), taken, prefixed=prefixed).run()
 
 
 def _from_other_supervisor() -> Inheritance:

@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from juicefs_py.ledger import Ledger
 from juicefs_py.mount import passfd
 from juicefs_py.mount.prepare import lazy_umount
 from juicefs_py.mount.process import flush_streams
+from juicefs_py.mount.watchdog import ASK_EVERY_S, Watchdog
 
 UNMOUNT_AND_STOP: Final = 11
 """Exit code of the serving process that asks for exactly that."""
@@ -54,10 +56,14 @@ class Inheritance(NamedTuple):
 class Supervisor:
     """Runs `serve(inheritance)` in a child until the mount ends for good."""
 
-    def __init__(self, mountpoint: str, serve: Callable[[Inheritance], int], taken: passfd.Offer | None = None) -> None:
+    def __init__(
+        self, mountpoint: str, serve: Callable[[Inheritance], int], taken: passfd.Offer | None = None,
+        *, prefixed: bool = False,
+    ) -> None:  # fmt: skip
         self.mountpoint = mountpoint
         self.comm_path = comm_path_of(os.getpid())
         self._serve = serve
+        self._watchdog = Watchdog(mountpoint, prefixed)
         self._child = 0
         self._stopping = False
         self._ledger = Ledger()
@@ -138,14 +144,20 @@ class Supervisor:
 
     def _wait(self, listener: socket.socket, woken: socket.socket) -> str | None:
         """Wait for the child, and serve the socket meanwhile; None if it ended well, otherwise what happened."""
+        self._watchdog.forget()
         poll = select.poll()
         for source in (listener, woken):
             poll.register(source, select.POLLIN)
         while True:
-            pid, status = os.waitpid(self._child, os.WNOHANG)
-            if pid:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == self._child:
                 break
-            for ready, _ in poll.poll():
+            if pid:
+                continue  # the watchdog's, which got no answer in time
+            events = poll.poll(ASK_EVERY_S * 1000)
+            if not events and self._ledger.served and self._fd is not None:
+                self._watchdog.ask(self._child)
+            for ready, _ in events:
                 if ready == woken.fileno():
                     woken.recv(4096)
                 else:
@@ -165,14 +177,16 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[socket.socket]:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.comm_path)
-        mask = os.umask(0o077)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
             try:
-                listener.bind(self.comm_path)
-            finally:
-                os.umask(mask)
+                _bind(listener, self.comm_path)
+            except OSError as error:  # somebody else has taken the usual place
+                usual, self.comm_path = (
+                    self.comm_path,
+                    os.path.join(tempfile.mkdtemp(prefix="juicefs-"), "fuse_fd_comm"),
+                )
+                log.LOG.warning("%s: %s; listening on %s instead", usual, error.strerror, self.comm_path)
+                _bind(listener, self.comm_path)
             listener.listen(8)
             try:
                 yield listener
@@ -247,6 +261,17 @@ class Supervisor:
             os.kill(self._child, number) if self._child else sys.exit(0)
         except ProcessLookupError:
             pass
+
+
+def _bind(listener: socket.socket, path: str) -> None:
+    """For nobody but us."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    mask = os.umask(0o077)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(mask)
 
 
 def comm_path_of(pid: int) -> str:
