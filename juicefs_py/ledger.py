@@ -3,15 +3,16 @@
 Not here: what a successor makes of it (`vfs_recovery`), and who keeps the memory (`mount.supervisor`).
 
 Layout, native 64-bit words: 8 of header (session number; whether any process has served; device number of the mount,
-plus one; how many rows and how many spots were ever used), then `FILES` rows of handle number, inode and open(2) flags
-(handle 0: free), then `DIRTY` spots for inodes (0: free). A row is written inode first and handle last, so that a
-process that is killed in between leaves it free. What finds no row is not noted: such handles are lost with the
-process, and its unflushed data without a word.
+plus one; how many rows and how many spots were ever used; which layout this is), then `FILES` rows of handle number,
+inode and open(2) flags (handle 0: free), then `DIRTY` spots for inodes (0: free). A row is written inode first and
+handle last, so that a process that is killed in between leaves it free. What finds no row is not noted: such handles
+are lost with the process, and its unflushed data without a word.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 import threading
 from typing import Final, NamedTuple
 
@@ -20,7 +21,8 @@ DIRTY: Final = 8192
 _HEADER: Final = 8
 _ROW: Final = 3
 _WORD: Final = 8
-_SESSION, _SERVED, _DEVICE, _ROWS, _SPOTS = range(5)
+_SESSION, _SERVED, _DEVICE, _ROWS, _SPOTS, _LAYOUT = range(6)
+_THIS_LAYOUT: Final = 1
 _DIRTY_AT: Final = _HEADER + FILES * _ROW
 _WORDS: Final = _DIRTY_AT + DIRTY
 
@@ -34,10 +36,20 @@ class OpenFile(NamedTuple):
 
 
 class Ledger:
-    """Shared memory, made before the processes that write into it. One of them writes at a time, by any thread."""
+    """Shared memory, made before the processes that write into it. One of them writes at a time, by any thread.
 
-    def __init__(self) -> None:
-        self._words = memoryview(mmap.mmap(-1, _WORDS * _WORD)).cast("Q")
+    `fd` is that of a predecessor, for a program that was started anew; one of another layout is not used.
+    """
+
+    def __init__(self, fd: int | None = None) -> None:
+        if fd is None or os.fstat(fd).st_size != _WORDS * _WORD:
+            fd = os.memfd_create("juicefs-ledger", os.MFD_CLOEXEC)
+            os.ftruncate(fd, _WORDS * _WORD)
+        self.fd = fd
+        self._words = memoryview(mmap.mmap(fd, _WORDS * _WORD)).cast("Q")
+        if self._words[_LAYOUT] not in (0, _THIS_LAYOUT):
+            self._words[:] = memoryview(bytes(_WORDS * _WORD)).cast("Q")
+        self._words[_LAYOUT] = _THIS_LAYOUT
         self._rows: list[int] = []  # given back; beyond those that were ever used no memory is touched
         self._spots: list[int] = []
         self._dirty: dict[int, int] = {}

@@ -109,6 +109,7 @@ class Mount:
     options: tuple[str, ...] = ()
     log: Path = field(init=False)
     expected: list[str] = field(default_factory=list)  # patterns of complaints that the test provokes
+    more_environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _log_checked: int = field(default=0, init=False)
 
@@ -130,8 +131,8 @@ class Mount:
         self.path.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environment(),
-                start_new_session=True,
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
+                env=environment() | self.more_environment, start_new_session=True,
             )  # fmt: skip
         with _live_lock:
             live.add(self)

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import stat
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 from handover_work import Crew
-from mounts import PROGRAM, Mount, Volume, abort, environment, fuse_device, lazy_unmount
+from mounts import PROGRAM, REPOSITORY, Mount, Volume, abort, environment, fuse_device, lazy_unmount
 from needs import need_fuse
 from volumes import check_volume
 
@@ -177,6 +178,37 @@ def test_a_process_that_hangs_is_replaced(mount: Mount, monkeypatch: pytest.Monk
     wait_until(lambda: served_by(mount.path) not in (None, pid), "another process serves")
     assert holder.wait(20) == 0
     assert (mount.path / "f").read_text() == "kept\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_a_program_that_was_replaced_goes_on_as_the_new_one(scratch: Path, number: signal.Signals) -> None:
+    """How the driver upgrades a mount: another file under the same name, and a signal to the serving process."""
+    need_fuse()
+    program = scratch / "program"
+    for room in ("juicefs_py", "meta", "chunkstore", "fuse"):
+        shutil.copytree(REPOSITORY / room, program / room)
+    made = Mount(Volume(scratch / "vol").format(), scratch / "mnt", expected=list(EXPECTED))
+    made.more_environment = {"PYTHONPATH": str(program)}
+    made.start()
+    try:
+        before = config_of(made.path)
+        holder = subprocess.Popen(["sh", "-c", f"exec 3>{made.path}/f; sleep 4; echo kept >&3"])
+        time.sleep(0.5)
+        version = program / "juicefs_py/__init__.py"
+        new = version.read_text().replace('OWN_VERSION = "', 'OWN_VERSION = "9.')
+        version.unlink()
+        version.write_text(new)
+        os.kill(before["Pid"], number)
+        wait_until(lambda: served_by(made.path) not in (None, before["Pid"]), "another process serves")
+        after = config_of(made.path)
+        assert after["Version"] != before["Version"] and ".py9" in after["Version"]
+        assert (after["PPid"], after["Meta"]["Sid"]) == (before["PPid"], before["Meta"]["Sid"])
+        assert holder.wait(20) == 0
+        assert (made.path / "f").read_text() == "kept\n"
+        made.stop()
+    finally:
+        if made.process is not None and made.process.poll() is None:
+            made.kill()
 
 
 def test_a_usual_place_that_is_taken_is_left_alone(tmp_path: Path) -> None:

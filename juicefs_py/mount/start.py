@@ -21,6 +21,7 @@ from juicefs_py.mount import passfd, process, takeover
 from juicefs_py.mount.daemon import detach
 from juicefs_py.mount.fuse_options import describe, kernel_options
 from juicefs_py.mount.prepare import prepare, tell_what_is_covered
+from juicefs_py.mount.program import LEDGER_FD
 from juicefs_py.mount.readiness import FAILED, tell_caller, timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
 from juicefs_py.mount.store_options import own_tier
@@ -50,14 +51,18 @@ def mount(values: Values) -> int:
     check(values)
     setting = Setting.parse(process.in_a_child(lambda: _try_out(url, values).to_json().encode()))
     plan(values, mountpoint, setting)
-    kept = bool(os.environ.get("JFS_SUPER_COMM"))  # by a driver: a mount that nobody serves now may be there
+    supervised = bool(os.environ.get("JFS_SUPERVISOR"))
+    # A supervisor or a driver may keep the connection of a mount that nobody serves now: it must not be touched.
+    kept = supervised or bool(os.environ.get("JFS_SUPER_COMM"))
     mountpoint = os.path.abspath(mountpoint) if kept else prepare(mountpoint)
-    old = takeover.running(mountpoint, setting.name, describe(values, setting), values.flag("prefix-internal"))
-    if old is None and not kept:
-        tell_what_is_covered(mountpoint)
+    options, old = describe(values, setting), None
+    if not kept:
+        old = takeover.running(mountpoint, setting.name, options, values.flag("prefix-internal"))
+        if old is None:
+            tell_what_is_covered(mountpoint)
     bucket = _own_bucket(values, setting)
-    background = values.flag("background") and not os.environ.get("JFS_FOREGROUND")
-    if values.flag("update-fstab"):
+    background = values.flag("background") and not os.environ.get("JFS_FOREGROUND") and not supervised
+    if values.flag("update-fstab") and not supervised:
         from juicefs_py.mount.fstab import update
 
         update(url, mountpoint, values, bucket)
@@ -146,12 +151,13 @@ def _supervise(job: Job, words: list[str]) -> int:
 
 def _from_other_supervisor() -> Inheritance:
     """Started by another supervisor than ours, such as an older program's: it offers the connection over its socket."""
-    comm_path = os.environ.get("_FUSE_FD_COMM", "")
+    comm_path, ledger_fd = os.environ.get("_FUSE_FD_COMM", ""), os.environ.get(LEDGER_FD)
+    ledger = Ledger(int(ledger_fd) if ledger_fd else None)
     offer = passfd.take(comm_path) if comm_path else None
     if offer is not None and offer.fd is not None:
         passfd.give(comm_path, offer.setting, offer.fd)  # it keeps a copy
-        return Inheritance(Ledger(), comm_path, offer.fd, offer.setting)
-    return Inheritance(Ledger(), comm_path, None, passfd.UNKNOWN)
+        return Inheritance(ledger, comm_path, offer.fd, offer.setting)
+    return Inheritance(ledger, comm_path, None, passfd.UNKNOWN)
 
 
 def _serve(job: Job, inherited: Inheritance) -> int:

@@ -29,6 +29,7 @@ from juicefs_py.ledger import Ledger
 from juicefs_py.mount import passfd
 from juicefs_py.mount.prepare import lazy_umount
 from juicefs_py.mount.process import flush_streams
+from juicefs_py.mount.program import Program
 from juicefs_py.mount.watchdog import ASK_EVERY_S, Watchdog
 
 UNMOUNT_AND_STOP: Final = 11
@@ -63,6 +64,7 @@ class Supervisor:
         self.mountpoint = mountpoint
         self.comm_path = comm_path_of(os.getpid())
         self._serve = serve
+        self._program = Program()
         self._watchdog = Watchdog(mountpoint, prefixed)
         self._child = 0
         self._stopping = False
@@ -135,12 +137,23 @@ class Supervisor:
             for number in (*_FORWARDED, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+            if self._program.is_replaced():
+                self._become_new_program()
             code = self._serve(Inheritance(self._ledger, self.comm_path, self._fd, self._setting))
         except BaseException as error:  # the outermost frame of this process
             report(error)
         finally:
             flush_streams()
             os._exit(code)
+
+    def _become_new_program(self) -> None:
+        """It asks for the descriptor itself, as the child of any supervisor does."""
+        log.LOG.info("the program was replaced, starting the new one")
+        flush_streams()
+        try:
+            self._program.become(os.getppid(), self.comm_path, self._ledger)
+        except OSError as error:
+            log.LOG.error("the new program cannot be started, the old one goes on: %s", error)
 
     def _wait(self, listener: socket.socket, woken: socket.socket) -> str | None:
         """Wait for the child, and serve the socket meanwhile; None if it ended well, otherwise what happened."""

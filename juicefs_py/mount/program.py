@@ -1,0 +1,57 @@
+"""The program that runs, as a file that may be replaced while it does: a supervisor then starts the new one.
+
+Not here: when a serving process is started (`supervisor`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NamedTuple
+
+import juicefs_py
+from juicefs_py.ledger import Ledger
+
+LEDGER_FD = "_JFS_LEDGER_FD"
+
+
+class _Stamp(NamedTuple):
+    inode: int
+    modified_ns: int
+    size: int
+
+
+class Program:
+    """How this process was started, and whether the same command would start something else by now."""
+
+    def __init__(self) -> None:
+        self._directory = os.getcwd()
+        self._files = [os.path.abspath(sys.argv[0]), os.path.abspath(juicefs_py.__file__)]
+        self._stamps = self._look()
+
+    def _look(self) -> list[_Stamp | None]:
+        stamps: list[_Stamp | None] = []
+        for path in self._files:
+            try:
+                found = os.stat(path)
+            except OSError:  # a module inside of an archive
+                stamps.append(None)
+            else:
+                stamps.append(_Stamp(found.st_ino, found.st_mtime_ns, found.st_size))
+        return stamps
+
+    def is_replaced(self) -> bool:
+        """Whether another file has taken the place of the program or of its package. A missing one has not, yet."""
+        now = self._look()
+        return now != self._stamps and all(
+            new is not None for new, old in zip(now, self._stamps, strict=True) if old is not None
+        )
+
+    def become(self, supervisor: int, comm_path: str, ledger: Ledger) -> None:
+        """Be what the command starts now, as a serving process of this supervisor. OSError if that cannot be."""
+        os.chdir(self._directory)
+        os.set_inheritable(ledger.fd, True)
+        environment = os.environ | {
+            "JFS_SUPERVISOR": str(supervisor), "_FUSE_FD_COMM": comm_path, LEDGER_FD: str(ledger.fd),
+        }  # fmt: skip
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
