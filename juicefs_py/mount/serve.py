@@ -220,6 +220,8 @@ class Server:
         """The supervisor keeps a copy of the connection, for a successor of ours."""
         assert session.negotiated is not None
         path = self._inherited.comm_path
+        if not path:
+            return  # started by somebody who keeps no connections
         try:
             given = passfd.give(path, passfd.setting_of(session.negotiated), session.device.fd)
         except OSError as error:
