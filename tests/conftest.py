@@ -23,7 +23,7 @@ pytest.register_assert_rewrite(
 import mounts  # noqa: E402
 from go_client import GoMount  # noqa: E402
 from mounts import Mount, Volume  # noqa: E402
-from needs import need_fuse  # noqa: E402
+from needs import need_fuse, need_pyfuse3  # noqa: E402
 
 WATCHDOG_S = 20.0
 """A hanging mount is aborted this long before pytest-timeout would give up, so that the test ends with an error."""
@@ -147,9 +147,28 @@ def shared_mount(pytestconfig: pytest.Config) -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def pyfuse3_mount() -> Iterator[Path]:
+    """The root of another one, behind the second door."""
+    need_fuse()
+    need_pyfuse3()
+    directory = Path(tempfile.mkdtemp(prefix="jfs-shared-"))
+    directory.chmod(0o755)
+    options = ("--enable-xattr", "--fuse", "pyfuse3")
+    mount = Mount(Volume(directory / "vol").format(), directory / "mnt", options).start()
+    yield mount.path
+    end_all([mount])
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 @pytest.fixture
 def place(shared_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A fresh directory of this test on the shared mount."""
+    yield from place_on(shared_mount, request)
+
+
+def place_on(shared_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A fresh directory below a mount that many tests share; a complaint in its log fails the test."""
     assert shared_mount.is_dir(), f"an earlier test has lost the shared mount {shared_mount}"
     path = Path(tempfile.mkdtemp(prefix=f"{request.node.name[:40].replace('/', '_')}-", dir=shared_mount))
     path.chmod(0o755)
