@@ -152,7 +152,8 @@ class Server:
         """With what is only known now: where the metrics are."""
         config = self._plan(setting).vfs
         port = {"PrometheusAgent": metrics_address} if metrics_address else {}
-        paths = {"CommPath": self._inherited.comm_path, "StatePath": state.path_of(os.getppid())}
+        native = self.job.values.text("fuse") == "native"  # others cannot be taken over, and do not offer it
+        paths = {"CommPath": self._inherited.comm_path if native else "", "StatePath": state.path_of(os.getppid())}
         return replace(config, document={"Port": port, **paths, **config.document})
 
     def _mount(self, volume: OpenVolume) -> Door:
@@ -164,9 +165,9 @@ class Server:
                 raise Fatal("the connection that was handed over comes without what was agreed with the kernel")
             log.LOG.info('Going on with the mount of volume %s at "%s" ...', setting.name, self.job.mountpoint)
             self._note_device()
-            session = Session(volume.vfs, inherited.fd, plan.session, errno_of, negotiated)
-            volume.vfs.notifier = session.notifier
-            return session
+            heir = Session(volume.vfs, inherited.fd, plan.session, errno_of, negotiated)
+            volume.vfs.notifier = heir.notifier
+            return heir
         log.LOG.info('Mounting volume %s at "%s" ...', setting.name, self.job.mountpoint)
         _make_device()
         try:

@@ -52,7 +52,9 @@ def mount(values: Values) -> int:
     plan(values, mountpoint, setting)
     kept = bool(os.environ.get("JFS_SUPER_COMM"))  # by a driver: a mount that nobody serves now may be there
     mountpoint = os.path.abspath(mountpoint) if kept else prepare(mountpoint)
-    old = takeover.running(mountpoint, setting.name, describe(values, setting), values.flag("prefix-internal"))
+    old = None
+    if values.text("fuse") == "native":
+        old = takeover.running(mountpoint, setting.name, describe(values, setting), values.flag("prefix-internal"))
     if old is None and not kept:
         tell_what_is_covered(mountpoint)
     bucket = _own_bucket(values, setting)
