@@ -101,3 +101,18 @@ def test_a_signal_ends_it_in_order(mount: Mount) -> None:
     assert not Path(mount.path / "f").exists()
     mount.check_log()
     mount.kill()
+
+
+def test_it_is_never_handed_over(mount: Mount) -> None:
+    """HUP only flushes, and another mount lies on top: nobody could go on with libfuse's connection."""
+    pid = json.loads((mount.path / ".config").read_text())["Pid"]
+    os.kill(pid, signal.SIGHUP)
+    deadline = time.monotonic() + 10
+    while "cannot hand a mount over" not in mount.read_log():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    words = ("--cache-dir", str(mount.volume.cache), "--log", str(mount.volume.directory / "log"), "--enable-ioctl")
+    juicefs("mount", "-d", mount.volume.url, str(mount.path), *words)
+    assert json.loads((mount.path / ".config").read_text())["Pid"] != pid
+    juicefs("umount", str(mount.path))
+    assert json.loads((mount.path / ".config").read_text())["Pid"] == pid
