@@ -73,6 +73,11 @@ class MountOptions:
             flags &= ~_CLEAR_FLAGS.get(word, 0)
         return flags
 
+    def flag_words(self) -> list[str]:
+        """The words of the flags that are set."""
+        flags = self.flags()
+        return [word for word, flag in _SET_FLAGS.items() if flags & flag]
+
     def module_options(self) -> list[str]:
         """What the kernel's FUSE module is told."""
         words = [
@@ -145,8 +150,7 @@ def _helper(doing: str) -> str:
 def _mount_with_helper(mountpoint: str, options: MountOptions) -> int:
     """fusermount3 mounts and sends the descriptor over a socket whose number is in _FUSE_COMMFD."""
     program = _helper(f"mount on {mountpoint}")
-    flags = options.flags()
-    words = [word for word, flag in _SET_FLAGS.items() if flags & flag]  # nosuid and nodev it sets by itself
+    words = options.flag_words()  # nosuid and nodev it sets by itself
     words += [f"fsname={_escape(options.fsname)}", *options.module_options()]
     if options.subtype:
         words.append(f"subtype={_escape(options.subtype)}")

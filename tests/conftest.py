@@ -7,6 +7,7 @@ a battery that fails there says nothing about us.
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,7 @@ pytest.register_assert_rewrite(
 import mounts  # noqa: E402
 from go_client import GoMount  # noqa: E402
 from mounts import Mount, Volume  # noqa: E402
-from needs import need_fuse  # noqa: E402
+from needs import need_fuse, need_pyfuse3  # noqa: E402
 
 WATCHDOG_S = 20.0
 """A hanging mount is aborted this long before pytest-timeout would give up, so that the test ends with an error."""
@@ -39,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of jobs in the background; programs under test must hear it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "long: runs only with --long")
     config.addinivalue_line("markers", "battery: many operations on a real mount; --quick leaves it out")
 
@@ -147,9 +150,28 @@ def shared_mount(pytestconfig: pytest.Config) -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def pyfuse3_mount() -> Iterator[Path]:
+    """The root of another one, behind the second door."""
+    need_fuse()
+    need_pyfuse3()
+    directory = Path(tempfile.mkdtemp(prefix="jfs-shared-"))
+    directory.chmod(0o755)
+    options = ("--enable-xattr", "--fuse", "pyfuse3")
+    mount = Mount(Volume(directory / "vol").format(), directory / "mnt", options).start()
+    yield mount.path
+    end_all([mount])
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 @pytest.fixture
 def place(shared_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A fresh directory of this test on the shared mount."""
+    yield from place_on(shared_mount, request)
+
+
+def place_on(shared_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A fresh directory below a mount that many tests share; a complaint in its log fails the test."""
     assert shared_mount.is_dir(), f"an earlier test has lost the shared mount {shared_mount}"
     path = Path(tempfile.mkdtemp(prefix=f"{request.node.name[:40].replace('/', '_')}-", dir=shared_mount))
     path.chmod(0o755)

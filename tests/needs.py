@@ -5,6 +5,7 @@ Not here: how things get installed (scripts/test does that).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -54,6 +55,12 @@ def need_fuse() -> None:
     need_root()
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         missing("/dev/fuse")
+
+
+def need_pyfuse3() -> None:
+    """The test mounts through the second door, an extra that has to be compiled: where it cannot be, it is skipped."""
+    if importlib.util.find_spec("pyfuse3") is None:
+        pytest.skip("needs the Python package pyfuse3 (libfuse3-dev, pkg-config, python3-dev, a C compiler)")
 
 
 def go_client() -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from juicefs_py.cli import app
-from juicefs_py.cli.args import Values, options_first, parse
+from juicefs_py.cli.args import Values, options_first, parse, take_globals
 from juicefs_py.cli.errors import Fatal
+from juicefs_py.cli.options import GLOBAL
 from juicefs_py.mount import fstab, helper, settings, store_options
 from juicefs_py.mount.start import absolute_url
 from meta.setting import Setting
@@ -39,6 +40,118 @@ def test_calls_of_mount_8(words: tuple[str, ...], result: list[str]) -> None:
     assert helper.rewrite(["/sbin/mount.juicefs", *words]) == result
 
 
+MIB = 1 << 20
+
+
+def planned(*parts: str) -> settings.Plan:
+    """What a mount does whose `-o` list is this, as mount(8) would give it."""
+    words = helper.rewrite(["mount.juicefs", "URL", "/mnt/jfs", "-o", ",".join(parts)])
+    assert words[:3] == ["juicefs", "mount", "-d"]
+    moved, rest = take_globals(words[1:], Values(GLOBAL).table)
+    parse(moved, Values(GLOBAL))
+    values = Values(app.load("mount").options)
+    parse(options_first(rest[1:], values.table), values)
+    settings.check(values)
+    return settings.plan(values, "/mnt/jfs", SETTING)
+
+
+@pytest.mark.parametrize(("part", "read", "wanted"), [
+    ("cache-size=10G", "store.cache_size", 10 << 30),
+    ("cache-size=512", "store.cache_size", 512 * MIB),
+    ("cache-dir=/a:/b", "store.cache_dirs", ("/a/0000-1111", "/b/0000-1111")),
+    ("cache-dir=memory", "store.cache_dirs", ("memory",)),
+    ("buffer-size=2G", "store.buffer_size", 2 << 30),
+    ("buffer-size=2048", "store.buffer_size", 2 << 30),
+    ("max-readahead=512M", "store.readahead", 512 * MIB),
+    ("prefetch=3", "store.prefetch", 3),
+    ("cache-partial-only", "store.cache_full_block", False),
+    ("cache-partial-only=true", "store.cache_full_block", False),
+    ("cache-partial-only=F", "store.cache_full_block", True),
+    ("cache-large-write", "store.cache_large_write", True),
+    ("free-space-ratio=0.25", "store.free_space_ratio", 0.25),
+    ("cache-items=77", "store.cache_items", 77),
+    ("cache-mode=0640", "store.cache_mode", 0o640),
+    ("cache-eviction=lru", "store.cache_eviction", "lru"),
+    ("cache-expire=2d", "store.cache_expire_s", 172800.0),
+    ("cache-scan-interval=90m", "store.cache_scan_interval_s", 5400.0),
+    ("verify-cache-checksum=full", "store.cache_checksum", "full"),
+    ("writeback", "store.writeback", True),
+    ("writeback=1", "store.writeback", True),
+    ("max-uploads=50", "store.max_uploads", 50),
+    ("max-downloads=100", "store.max_downloads", 100),
+    ("max-deletes=2", "meta.max_deletes", 2),
+    ("upload-limit=100", "store.upload_limit", 100.0),
+    ("download-limit=1G", "store.download_limit", 1000.0),
+    ("get-timeout=90", "store.get_timeout_s", 90.0),
+    ("put-timeout=1m30s", "store.put_timeout_s", 90.0),
+    ("io-retries=4", "store.max_retries", 4),
+    ("entry-cache=1.5", "vfs.entry_timeout_s", 1.5),
+    ("entrycacheto=3", "vfs.entry_timeout_s", 3.0),
+    ("attr-cache=100ms", "vfs.attr_timeout_s", 0.1),
+    ("attrcacheto=3", "vfs.attr_timeout_s", 3.0),
+    ("dir-entry-cache=7", "vfs.dir_entry_timeout_s", 7.0),
+    ("direntrycacheto=7", "vfs.dir_entry_timeout_s", 7.0),
+    ("negative-entry-cache=1", "vfs.negative_timeout_s", 1.0),
+    ("readdir-cache", "vfs.readdir_cache", True),
+    ("open-cache=5", "meta.open_cache_s", 5.0),
+    ("open-cache-limit=9", "meta.open_cache_limit", 9),
+    ("enable-xattr", "vfs.enable_xattr", True),
+    ("enable-xattr=true", "vfs.enable_xattr", True),
+    ("enable-ioctl", "vfs.enable_ioctl", True),
+    ("prefix-internal", "vfs.prefix_internal", True),
+    ("hide-internal", "vfs.hide_internal", True),
+    ("no-bgjob", "meta.no_bgjob", True),
+    ("heartbeat=60", "meta.heartbeat_s", 60.0),
+    ("atime-mode=relatime", "meta.atime_mode", "relatime"),
+    ("skip-dir-mtime=1s", "meta.skip_dir_mtime_s", 1.0),
+    ("sort-dir", "meta.sort_dir", True),
+    ("fast-statfs", "meta.fast_statfs", True),
+    ("subdir=/x/y", "meta.subdir", "/x/y"),
+    ("ro", "meta.read_only", True),
+    ("read-only", "meta.read_only", True),
+    ("custom-labels=a:b;c:d", "vfs.labels", {"vol_name": "myjfs", "mp": "/mnt/jfs", "a": "b", "c": "d"}),
+    ("root-squash=5:6", "vfs.root_squash", (5, 6)),
+    ("all-squash=5:6", "vfs.all_squash", (5, 6)),
+    ("umask=022", "vfs.umask", 0o22),
+    ("max-fuse-io=256K", "session.max_write", 256 << 10),
+    ("allow_other", "mount.allow_other", True),
+    ("writeback_cache", "session.writeback_cache", True),
+    ("async_dio", "session.async_dio", True),
+    ("debug", "session.debug", True),
+    ("max_read=4096", "mount.options", ["max_read=4096"]),
+    ("metrics=0.0.0.0:9567", "mount.options", []),
+    ("verbose,quiet,trace,no-agent,no-color,log-level=info,log-id=x", "mount.options", []),
+    ("log=/tmp/l,no-syslog,force,disable-transparent-hugepage,foreground,no-usage-report", "mount.options", []),
+    ("backup-meta=0,check-storage,storage=file,bucket=/b/,storage-class=X,tag=a=b", "mount.options", []),
+    ("token=t0p,cache-group=g,group-network=x,no-sharing,no-update,rsa-key=/k,conf-dir=/c,max-cached-inodes=1",
+     "mount.options", []),
+    (" noexec , nosuid", "mount.options", ["noexec", "nosuid"]),
+])  # fmt: skip
+def test_every_option_of_a_list(part: str, read: str, wanted: object) -> None:
+    found: object = planned(part)
+    for name in read.split("."):
+        found = getattr(found, name)
+    assert found == wanted
+
+
+def test_options_of_the_other_edition_are_told_without_their_values(caplog: pytest.LogCaptureFixture) -> None:
+    planned("token=t0p", "cache-group=g")
+    assert caplog.messages == [
+        "-o token belongs to the Enterprise Edition and is ignored",
+        "-o cache-group belongs to the Enterprise Edition and is ignored",
+    ]
+
+
+def test_fstab_fields_are_escaped() -> None:
+    line = fstab.entry("URL", "/mnt/a b#c", given("--subdir", "/x y", "--upload-hours", "1,5", "--cache-dir", "/a,/b"))
+    assert line.split() == [
+        "URL", "/mnt/a\\040b\\043c", "juicefs",
+        "_netdev,nofail,cache-dir=/a:/b,subdir=/x\\040y,upload-hours=1-5", "0", "0",
+    ]  # fmt: skip
+    with pytest.raises(Fatal, match="a comma cannot stand in the value of --subdir"):
+        fstab.entry("URL", "/mnt", given("--subdir", "/a,b"))
+
+
 def test_an_option_without_its_value() -> None:
     with pytest.raises(Fatal, match="option cache-size requires a value"):
         helper.rewrite(["mount.juicefs", "SRC", "/mnt", "-o", "cache-size"])
@@ -53,11 +166,11 @@ def test_fstab(tmp_path: Path) -> None:
     path = tmp_path / "fstab"
     path.write_text("# comment\nURL /mnt/jfs juicefs old 0 0\nURL  /mnt/other  juicefs  x  0 0\n")
     path.chmod(0o600)
-    fstab._rewrite(str(path), "URL", "/mnt/jfs", line)
+    fstab._rewrite(str(path), line)
     assert path.read_text() == f"# comment\n{line}\nURL  /mnt/other  juicefs  x  0 0\n"
     assert path.stat().st_mode & 0o777 == 0o600
-    fstab._rewrite(str(path), "URL2", "/mnt/jfs", "another")
-    assert path.read_text().endswith("  x  0 0\nanother\n")
+    fstab._rewrite(str(path), "URL2  /mnt/jfs  juicefs  x  0 0")
+    assert path.read_text().endswith("  x  0 0\nURL2  /mnt/jfs  juicefs  x  0 0\n")
     assert [entry.name for entry in tmp_path.iterdir()] == ["fstab"]
 
 

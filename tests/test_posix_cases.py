@@ -16,10 +16,11 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import place_on
 from fsx import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from needs import need_root
 
@@ -31,6 +32,20 @@ MIB = 1 << 20
 pytestmark = pytest.mark.battery
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+NOT_BEHIND_PYFUSE3 = ("test_fallocate_modes", "test_seek_data_and_hole")
+
+
+@pytest.fixture(params=["native", "pyfuse3"])
+def place(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A fresh directory behind each door."""
+    if request.param == "pyfuse3" and request.config.getoption("--local"):
+        pytest.skip("a local directory has no door")
+    if request.param == "pyfuse3" and request.node.originalname in NOT_BEHIND_PYFUSE3:
+        pytest.skip("pyfuse3 has no handler for it")
+    mount = request.getfixturevalue("shared_mount" if request.param == "native" else "pyfuse3_mount")
+    yield from place_on(mount, request)
 
 
 def fails(number: int, call: Callable[..., object], *arguments: object, **named: object) -> None:

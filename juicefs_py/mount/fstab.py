@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from juicefs_py.cli import log
@@ -28,10 +29,11 @@ def update(url: str, mountpoint: str, values: Values, bucket: str = "", path: st
     if os.getuid() != 0:
         log.LOG.warning("--update-fstab needs root, %s is not changed", path)
         return
+    line = entry(url, mountpoint, values, bucket)
     try:
         if not os.path.lexists(_HELPER):
             os.symlink(os.path.abspath(sys.argv[0]), _HELPER)
-        _rewrite(path, url, mountpoint, entry(url, mountpoint, values, bucket))
+        _rewrite(path, line)
     except OSError as error:
         raise Fatal(f"update {path}: {error.strerror}") from None
     log.LOG.info('Successfully updated fstab, now you can mount with `mount "%s"`', mountpoint)
@@ -46,21 +48,30 @@ def entry(url: str, mountpoint: str, values: Values, bucket: str = "") -> str:
         if value is True:
             options.append(name)
         elif value is not False:
-            options.append(f"{name}={value}")
+            text = str(value).replace(",", "-") if name == "upload-hours" else str(value)
+            if "," in text:
+                raise Fatal(f"--update-fstab: a comma cannot stand in the value of --{name}; leave that option out")
+            options.append(f"{name}={text}")
     if values.is_set("cache-dir"):
-        paths = values.text("cache-dir").split(":")
+        paths = filter(None, re.split("[:,]" if ":" not in values.text("cache-dir") else ":", values.text("cache-dir")))
         options.append("cache-dir=" + ":".join(p if p == "memory" else os.path.abspath(p) for p in paths))
     if bucket:
         options.append(f"bucket={bucket}")
     if values.text("o"):
         options.append(values.text("o"))
-    return f"{url}  {mountpoint}  juicefs  {','.join(sorted(options))}  0 0"
+    fields = (url, mountpoint, "juicefs", ",".join(sorted(options)), "0 0")
+    return "  ".join((*map(_field, fields[:4]), fields[4]))
 
 
-def _rewrite(path: str, url: str, mountpoint: str, line: str) -> None:
+def _field(text: str) -> str:
+    """A field of fstab(5): what would end it, or begin a comment, is written in octal."""
+    return re.sub(r"[ \t\n\\#]", lambda found: f"\\{ord(found[0]):03o}", text)
+
+
+def _rewrite(path: str, line: str) -> None:
     with open(path, encoding="utf-8") as fstab:
         lines = fstab.read().splitlines()
-    same = [number for number, old in enumerate(lines) if old.split()[:3] == [url, mountpoint, "juicefs"]]
+    same = [number for number, old in enumerate(lines) if old.split()[:3] == line.split()[:3]]
     if same:
         lines[same[0]] = line
     else:

@@ -8,12 +8,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
+from juicefs_py.cli import log
 from juicefs_py.cli.args import Option
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.cli.options import GLOBAL
 
 _DROPPED = frozenset(("", "background", "_netdev", "nofail", "rw", "defaults", "remount"))
 _ALIASES = {"attrcacheto": "attr-cache", "entrycacheto": "entry-cache", "direntrycacheto": "dir-entry-cache"}
+_OF_ANOTHER_EDITION = frozenset(  # the kernel would refuse the mount for them; copied entries and ConfigMaps have them
+    ("token", "passphrase", "conf-dir", "rsa-key", "no-update", "no-sharing", "max-cached-inodes", "cache-group")
+)
+_FAMILIES_OF_IT = ("cache-group-", "group-")
 
 
 def rewrite(argv: Sequence[str]) -> list[str]:
@@ -30,6 +35,9 @@ def rewrite(argv: Sequence[str]) -> list[str]:
         name = _ALIASES.get(name, name)
         if name in _DROPPED:
             continue
+        if name in _OF_ANOTHER_EDITION or name.startswith(_FAMILIES_OF_IT):
+            log.LOG.warning("-o %s belongs to the Enterprise Edition and is ignored", name)  # no value: may be secret
+            continue
         if name == "debug":
             kernel.append("debug")
         if name in table and name != "o":
@@ -45,7 +53,7 @@ def _parts(words: Sequence[str]) -> Iterable[str]:
     """The comma parts of every word that follows a `-o`."""
     for flag, word in itertools.pairwise(words):
         if flag == "-o":
-            yield from word.split(",")
+            yield from map(str.strip, word.split(","))
 
 
 def _flag(option: Option, name: str, has_value: str, value: str) -> str:

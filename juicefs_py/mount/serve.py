@@ -24,6 +24,7 @@ from fuse.session import Session
 from juicefs_py import VERSION
 from juicefs_py.cli import log
 from juicefs_py.cli.errors import Fatal
+from juicefs_py.doors import Door
 from juicefs_py.errors import errno_of
 from juicefs_py.ledger import OpenFile
 from juicefs_py.mount import metrics, passfd, process, settings, state, store_options
@@ -151,10 +152,11 @@ class Server:
         """With what is only known now: where the metrics are."""
         config = self._plan(setting).vfs
         port = {"PrometheusAgent": metrics_address} if metrics_address else {}
-        paths = {"CommPath": self._inherited.comm_path, "StatePath": state.path_of(os.getppid())}
+        native = self.job.values.text("fuse") == "native"  # others cannot be taken over, and do not offer it
+        paths = {"CommPath": self._inherited.comm_path if native else "", "StatePath": state.path_of(os.getppid())}
         return replace(config, document={"Port": port, **paths, **config.document})
 
-    def _mount(self, volume: OpenVolume) -> Session:
+    def _mount(self, volume: OpenVolume) -> Door:
         setting, plan = volume.setting, self._plan(volume.setting)
         inherited = self._inherited
         if inherited.fd is not None:
@@ -163,19 +165,29 @@ class Server:
                 raise Fatal("the connection that was handed over comes without what was agreed with the kernel")
             log.LOG.info('Going on with the mount of volume %s at "%s" ...', setting.name, self.job.mountpoint)
             self._note_device()
-            session = Session(volume.vfs, inherited.fd, plan.session, errno_of, negotiated)
-            volume.vfs.notifier = session.notifier
-            return session
+            heir = Session(volume.vfs, inherited.fd, plan.session, errno_of, negotiated)
+            volume.vfs.notifier = heir.notifier
+            return heir
         log.LOG.info('Mounting volume %s at "%s" ...', setting.name, self.job.mountpoint)
         _make_device()
         try:
-            fd = mount(self.job.mountpoint, plan.mount)
+            session = self._door(volume, plan)
         except MountError as error:
             raise Fatal(f"fuse: {error.strerror}") from None
         self._note_device()
-        session = Session(volume.vfs, fd, plan.session, errno_of)
         volume.vfs.notifier = session.notifier
         return session
+
+    def _door(self, volume: OpenVolume, plan: settings.Plan) -> Door:
+        """Mounted; nothing is answered yet."""
+        if self.job.values.text("fuse") == "pyfuse3":
+            from juicefs_py.doors.pyfuse3 import PyFuse3Door
+
+            return PyFuse3Door(
+                volume.vfs, self.job.mountpoint, plan.mount, plan.session.writeback_cache, plan.session.posix_acl
+            )
+        fd = mount(self.job.mountpoint, plan.mount)
+        return Session(volume.vfs, fd, plan.session, errno_of)
 
     def _note_device(self) -> None:
         found = find_mount(self.job.mountpoint)
@@ -186,14 +198,15 @@ class Server:
         """Take our mount away, unless it is gone already or covered by another one."""
         lazy_umount(self.job.mountpoint, self._ledger.device)
 
-    async def _announce(self, session: Session, volume: OpenVolume) -> None:
+    async def _announce(self, session: Door, volume: OpenVolume) -> None:
         """Tell whoever waits that the mount is served."""
         while not session.ready.is_set():
             await trio.sleep(_LOOK_EVERY_S)
         if self._inherited.fd is None:
             if self._ledger.device is not None:
                 raise_read_ahead(self._ledger.device, _READ_AHEAD_KIB)
-            await trio.to_thread.run_sync(self._give, session)
+            if isinstance(session, Session):
+                await trio.to_thread.run_sync(self._give, session)
         self._ledger.serves()
         if self.job.background:
             tell_caller(self.job.status, SERVES)
@@ -201,7 +214,7 @@ class Server:
             log.LOG.info('\x1b[92mOK\x1b[0m, %s is ready at "%s"', volume.setting.name, self.job.mountpoint)
 
     async def _signals(
-        self, nursery: trio.Nursery, session: Session, volume: OpenVolume, *,
+        self, nursery: trio.Nursery, session: Door, volume: OpenVolume, *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:  # fmt: skip
         stopping = False
@@ -230,11 +243,14 @@ class Server:
             if not given:
                 log.LOG.warning("no supervisor at %s: the mount ends with this process", path)
 
-    async def _make_room(self, session: Session, volume: OpenVolume) -> None:
+    async def _make_room(self, session: Door, volume: OpenVolume) -> None:
         """End so that a successor can go on: nothing pending, no request lost, open files written down."""
         log.LOG.info("Received signal hangup, making room for a successor")
         if not await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S, abandon_on_cancel=True):
             log.LOG.warning("not all could be flushed: this process stays")
+            return
+        if not isinstance(session, Session):
+            log.LOG.info("all is flushed; pyfuse3 cannot hand a mount over: this process stays")
             return
         self._making_room, self.code = True, HANDED_OVER
         session.stop()
@@ -252,7 +268,7 @@ class Server:
         volume.vfs.flush_all(_STOP_WITHIN_S)
         state.save(state.path_of(os.getppid()), volume.vfs.handles)
 
-    async def _stop(self, session: Session, volume: OpenVolume) -> None:
+    async def _stop(self, session: Door, volume: OpenVolume) -> None:
         """Unmount now, flush, and give those who still use the mount a while to let go."""
         await trio.to_thread.run_sync(self._umount)
         with trio.move_on_after(_STOP_WITHIN_S):
@@ -270,7 +286,7 @@ class Server:
             process.flush_streams()
             os._exit(UNMOUNT_AND_STOP)
 
-    async def _heartbeat(self, nursery: trio.Nursery, session: Session, volume: OpenVolume) -> None:
+    async def _heartbeat(self, nursery: trio.Nursery, session: Door, volume: OpenVolume) -> None:
         """Keep the session alive and follow changes of the setting."""
         period_s = volume.meta.config.heartbeat_s or 12.0
         while True:

@@ -5,6 +5,7 @@ Pure translation with the warnings that belong to single options. What those con
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,6 +28,8 @@ _NOBODY = 65534
 _NOT_YET = ("consul", "network-interfaces", "backup-skip-trash")
 _NEEDS_WRITEBACK = ("upload-delay", "upload-hours", "writeback-threshold-size", "max-stage-write")
 _NOT_NEGATIVE = ("io-retries", "max-deletes", "max-stage-write", "prefetch", "cache-items", "skip-dir-nlink")
+_DOORS = ("native", "pyfuse3")
+_NOT_THERE = "no locks between clients, fallocate, ioctl, SEEK_DATA, copy_file_range, O_TMPFILE, nor take-over"
 _ATIMES = ("noatime", "relatime", "strictatime")
 
 
@@ -65,6 +68,7 @@ def check(values: Values) -> None:
     """Refuse what would be unsafe to ignore, and warn of what is ignored."""
     metrics_address(values)
     _check_numbers(values)
+    _check_door(values)
     for name in _NOT_YET:
         if values.is_set(name):
             log.LOG.warning("--%s is not supported yet and ignored", name)
@@ -78,6 +82,23 @@ def check(values: Values) -> None:
         raise Fatal(f"backup-meta should not be less than 5 minutes: {values.text('backup-meta')}")
     if values.is_set("backup-meta") and backup:
         log.LOG.warning("--backup-meta is not supported yet and ignored: back up the metadata database yourself")
+
+
+def _check_door(values: Values) -> None:
+    """The door exists, is installed, and says what it cannot do."""
+    door = values.text("fuse")
+    if door not in _DOORS:
+        raise Fatal(f'unknown --fuse "{door}"; choose {" or ".join(_DOORS)}')
+    if door == "pyfuse3":
+        if importlib.util.find_spec("pyfuse3") is None:
+            raise Fatal("--fuse pyfuse3: the package pyfuse3 is not installed; pip install 'juicefs-py[pyfuse3]'")
+        log.LOG.info("--fuse pyfuse3 has %s", _NOT_THERE)
+        if values.is_set("max-fuse-io"):
+            log.LOG.warning("--max-fuse-io has no effect with --fuse pyfuse3 and is ignored")
+        if values.is_set("umask"):
+            log.LOG.warning(
+                "--umask can only take more away with --fuse pyfuse3: the kernel applies the program's, too"
+            )
 
 
 def _check_numbers(values: Values) -> None:

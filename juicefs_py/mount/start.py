@@ -55,9 +55,11 @@ def mount(values: Values) -> int:
     # A supervisor or a driver may keep the connection of a mount that nobody serves now: it must not be touched.
     kept = supervised or bool(os.environ.get("JFS_SUPER_COMM"))
     mountpoint = os.path.abspath(mountpoint) if kept else prepare(mountpoint)
-    options, old = describe(values, setting), None
+    old = None
     if not kept:
-        old = takeover.running(mountpoint, setting.name, options, values.flag("prefix-internal"))
+        if values.text("fuse") == "native":
+            options, prefixed = describe(values, setting), values.flag("prefix-internal")
+            old = takeover.running(mountpoint, setting.name, options, prefixed)
         if old is None:
             tell_what_is_covered(mountpoint)
     bucket = _own_bucket(values, setting)
