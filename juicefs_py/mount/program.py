@@ -9,10 +9,10 @@ import os
 import sys
 from typing import NamedTuple
 
-import juicefs_py
 from juicefs_py.ledger import Ledger
 
 LEDGER_FD = "_JFS_LEDGER_FD"
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class _Stamp(NamedTuple):
@@ -26,7 +26,7 @@ class Program:
 
     def __init__(self) -> None:
         self._directory = os.getcwd()
-        self._files = [os.path.abspath(sys.argv[0]), os.path.abspath(juicefs_py.__file__)]
+        self._files = [os.path.abspath(sys.argv[0]), os.path.join(_PACKAGE, "__init__.py")]
         self._stamps = self._look()
 
     def _look(self) -> list[_Stamp | None]:
