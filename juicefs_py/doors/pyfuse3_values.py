@@ -68,8 +68,13 @@ def changes(given: EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | Non
         (fields.update_mtime, abi.FATTR_MTIME), (fields.update_ctime, abi.FATTR_CTIME), (fh is not None, abi.FATTR_FH),
     )  # fmt: skip
     valid = sum(bit for wanted, bit in asked if wanted)
-    atime, mtime, ctime = (divmod(ns, _S) for ns in (given.st_atime_ns, given.st_mtime_ns, given.st_ctime_ns))
-    return SetAttr(valid, given.st_size, given.st_mode, given.st_uid, given.st_gid, *atime, *mtime, *ctime, fh, None)
+    atime, atimensec = divmod(given.st_atime_ns, _S)
+    mtime, mtimensec = divmod(given.st_mtime_ns, _S)
+    ctime, ctimensec = divmod(given.st_ctime_ns, _S)
+    return SetAttr(
+        valid, given.st_size, given.st_mode, given.st_uid, given.st_gid,
+        atime, atimensec, mtime, mtimensec, ctime, ctimensec, fh, None,
+    )  # fmt: skip
 
 
 class Listing:
