@@ -196,11 +196,18 @@ def test_reads_from_a_clusters_replica(cluster: Cluster) -> None:
     smoke(cluster.url(5))
     owner = cluster.owner("{5}setting")
     replica = cluster.nodes[len(cluster.masters) + cluster.masters.index(owner)]
-    engine = open_engine(cluster.url(5) + "?route-read=replica", read_only=True)
-    assert eventually(lambda: engine.reader.target(ROOT, b"h"))
-    assert engine.reader.attr(ROOT)
-    assert b"cmdstat_readonly" in replica.say(b"INFO commandstats\r\n")
-    engine.close()
+
+    def reads_there() -> bool:
+        """Until a replica is known to the node that is asked, the owner is read."""
+        engine = open_engine(cluster.url(5) + "?route-read=replica", read_only=True)
+        try:
+            assert eventually(lambda: engine.reader.target(ROOT, b"h"))
+            assert engine.reader.attr(ROOT)
+            return b"cmdstat_readonly" in replica.say(b"INFO commandstats\r\n")
+        finally:
+            engine.close()
+
+    wait_until(reads_there, "a replica that is read")
 
 
 def test_a_failover_in_a_cluster(cluster: Cluster) -> None:

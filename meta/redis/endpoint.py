@@ -164,6 +164,8 @@ class Endpoint:
         try:
             key = self.prefix.decode() + "setting"
             node = cluster.get_node_from_key(key, replica=self._replicas)
+            if node is None and self._replicas:  # none is known, or none yet
+                node = cluster.get_node_from_key(key)
             if node is None:
                 raise Unavailable(f"{self}: no node of the cluster serves the slot of {key}")
             return _pair((node.host, node.port))
