@@ -3,7 +3,8 @@
 Not here: what is done through a handle (`vfs_*`).
 
 Handle numbers have a meaning that outlives the process (a successor takes over a running mount): even numbers are files
-opened for writing, odd ones everything else, and an odd one that is not known can be opened again.
+opened for writing, odd ones everything else, and an odd one that is not known can be opened again. So none is given out
+twice: the kernel may still hold a predecessor's.
 
 Concurrency. Request threads share the table; `HandleTable._lock` guards opening and closing, lookups read plain dicts
 without it. The gate of an inode is entered by every write and shut by what must see no write half done (truncate,
@@ -153,7 +154,7 @@ class HandleTable:
         self._readers = readers
         self._writers = writers
         self._lock = threading.Lock()
-        self._next = 1
+        self._next = (ledger.next if ledger is not None else 0) or 1
         self._others: dict[int, object] = {}
         self._files: dict[int, FileHandle] = {}
         self._inodes: dict[int, OpenInode] = {}
@@ -166,8 +167,19 @@ class HandleTable:
         number = self._next
         if (number & 1 == 0) != writable:
             number += 1
-        self._next = number + 1
+        self._given(number)
         return number
+
+    def _given(self, number: int) -> None:
+        """The next numbers are above this one; also in a successor, because the ledger has it."""
+        self._next = max(self._next, number + 1)
+        if self._ledger is not None:
+            self._ledger.next = self._next
+
+    def skip(self, number: int) -> None:
+        """Numbers below this one may have been given out."""
+        with self._lock:
+            self._given(number - 1)
 
     def hold(self, ino: int) -> OpenInode:
         """What the handles of an inode share, kept until `drop`. To be held before the inode's attributes are read."""
@@ -191,7 +203,7 @@ class HandleTable:
         writer = self._writers.acquire(inode.ino, tier) if writable else None
         with self._lock:
             if fh:
-                self._next = max(self._next, fh + 1)
+                self._given(fh)
             handle = FileHandle(fh or self._number(writable), inode, flags, reader, writer)
             self._files[handle.fh] = handle
         if self._ledger is not None:
@@ -235,7 +247,7 @@ class HandleTable:
         """Number a directory or internal file (always odd)."""
         with self._lock:
             if fh:
-                self._next = max(self._next, fh + 1)
+                self._given(fh)
             number = fh or self._number(writable=False)
             self._others[number] = handle
             return number

@@ -3,10 +3,10 @@
 Not here: what a successor makes of it (`vfs_recovery`), and who keeps the memory (`mount.supervisor`).
 
 Layout, native 64-bit words: 8 of header (session number; whether any process has served; device number of the mount,
-plus one; how many rows and how many spots were ever used; which layout this is), then `FILES` rows of handle number,
-inode and open(2) flags (handle 0: free), then `DIRTY` spots for inodes (0: free). A row is written inode first and
-handle last, so that a process that is killed in between leaves it free. What finds no row is not noted: such handles
-are lost with the process, and its unflushed data without a word.
+plus one; how many rows and how many spots were ever used; which layout this is; the next handle number), then `FILES`
+rows of handle number, inode and open(2) flags (handle 0: free), then `DIRTY` spots for inodes (0: free). A row is
+written inode first and handle last, so that a process that is killed in between leaves it free. What finds no row is
+not noted: such handles are lost with the process, and its unflushed data without a word.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DIRTY: Final = 8192
 _HEADER: Final = 8
 _ROW: Final = 3
 _WORD: Final = 8
-_SESSION, _SERVED, _DEVICE, _ROWS, _SPOTS, _LAYOUT = range(6)
+_SESSION, _SERVED, _DEVICE, _ROWS, _SPOTS, _LAYOUT, _NEXT = range(7)
 _THIS_LAYOUT: Final = 1
 _DIRTY_AT: Final = _HEADER + FILES * _ROW
 _WORDS: Final = _DIRTY_AT + DIRTY
@@ -82,6 +82,15 @@ class Ledger:
     def device(self, minor: int) -> None:
         self._words[_DEVICE] = minor + 1
 
+    @property
+    def next(self) -> int:
+        """Above all handle numbers that were given out, also those of directories; 0 if none was."""
+        return self._words[_NEXT]
+
+    @next.setter
+    def next(self, number: int) -> None:
+        self._words[_NEXT] = number
+
     def files(self) -> list[OpenFile]:
         """The handles that are noted."""
         words, end = self._words, _HEADER + self._words[_ROWS] * _ROW
@@ -92,7 +101,7 @@ class Ledger:
         return {ino for ino in self._words[_DIRTY_AT : _DIRTY_AT + self._words[_SPOTS]] if ino}
 
     def clear(self) -> None:
-        """Forget all handles and inodes: who takes them over notes them anew."""
+        """Forget all handles and inodes, but not the numbers: who takes them over notes them anew."""
         words = self._words
         for at in range(_HEADER, _HEADER + words[_ROWS] * _ROW, _ROW):
             words[at] = 0

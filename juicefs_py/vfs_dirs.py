@@ -114,20 +114,23 @@ class DirOperations(VFSBase):
         who = self.who(caller)
         if not who.checked:
             self.meta.access(who, ino, 4)
-        parent = ROOT if ino == ROOT else attr.parent
-        head = [(name, node, S_IFDIR if node == TRASH else S_IFREG) for name, node in self.internal.listing(ino)]
-        handle = DirHandle(ino, [*head, (b".", ino, S_IFDIR), (b"..", parent, S_IFDIR)])
-        with self._dirs_lock:
-            self._open_dirs.setdefault(ino, []).append(handle)
-        fh = self.handles.add(handle)
+        fh = self.handles.add(self._new_dir(ino, attr.parent))
         if self.config.readdir_cache and not is_special(ino):
             return Opened(fh, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE)
         return Opened(fh)
 
+    def _new_dir(self, ino: int, parent: int) -> DirHandle:
+        head = [(name, node, S_IFDIR if node == TRASH else S_IFREG) for name, node in self.internal.listing(ino)]
+        up = ROOT if ino == ROOT else parent
+        handle = DirHandle(ino, [*head, (b".", ino, S_IFDIR), (b"..", up, S_IFDIR)])
+        with self._dirs_lock:
+            self._open_dirs.setdefault(ino, []).append(handle)
+        return handle
+
     def _dir(self, fh: int, ino: int) -> DirHandle:
         handle = self.handles.other(fh)
-        if handle is None and fh & 1:
-            handle = DirHandle(ino, [(b".", ino, S_IFDIR), (b"..", ROOT, S_IFDIR)])  # of our predecessor
+        if handle is None and fh & 1:  # of our predecessor, and of as many rows: offsets count them
+            handle = self._new_dir(ino, self.attr(ino)[0].parent)
             self.handles.add(handle, fh)
         if not isinstance(handle, DirHandle) or handle.ino != ino:
             raise refuse(errno.EBADF)

@@ -26,7 +26,6 @@ from juicefs_py.cli import log
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.doors import Door
 from juicefs_py.errors import errno_of
-from juicefs_py.ledger import OpenFile
 from juicefs_py.mount import metrics, passfd, process, settings, state, store_options
 from juicefs_py.mount.prepare import lazy_umount
 from juicefs_py.mount.readiness import SERVES, tell_caller
@@ -134,13 +133,14 @@ class Server:
         self._take_over_files(volume, left)
         return volume
 
-    def _take_over_files(self, volume: OpenVolume, left: list[OpenFile]) -> None:
+    def _take_over_files(self, volume: OpenVolume, left: state.Left) -> None:
         """Open again what a predecessor had open: as it has written down when it made room, or as it was noted."""
         ledger = self._ledger
-        files = {file.fh: file for file in (*left, *ledger.files())}
+        files = {file.fh: file for file in (*left.files, *ledger.files())}
         dirty = ledger.dirty()
         ledger.clear()
         if self._inherited.fd is not None:
+            volume.vfs.handles.skip(left.next)
             recover(volume.vfs, list(files.values()), dirty)
 
     def _plan(self, setting: Setting) -> settings.Plan:

@@ -11,13 +11,23 @@ import contextlib
 import json
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from juicefs_py.cli import log
 from juicefs_py.ledger import OpenFile
 
 if TYPE_CHECKING:
     from juicefs_py.handles import HandleTable
+
+
+class Left(NamedTuple):
+    """What a predecessor has written down."""
+
+    files: list[OpenFile]
+    next: int  # above all handle numbers that it gave out; 0 if it does not tell
+
+
+_NOTHING = Left([], 0)
 
 
 def path_of(supervisor: int) -> str:
@@ -50,26 +60,28 @@ def _described(handle: Any) -> dict[str, object]:
     }
 
 
-def load(default: str) -> list[OpenFile]:
-    """The files that a predecessor has left; the document is then put aside."""
+def load(default: str) -> Left:
+    """What a predecessor has left, if anything; the document is then put aside."""
     path = os.environ.get("_FUSE_STATE_PATH") or default
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return []
+        return _NOTHING
     with open(fd, "rb") as file:
         about = os.fstat(file.fileno())
         if about.st_uid != os.getuid() or not stat.S_ISREG(about.st_mode):
             log.LOG.warning("%s is not ours, and not used", path)
-            return []
+            return _NOTHING
         text = file.read()
     with contextlib.suppress(OSError):
         os.rename(path, f"{path}.bak")
     try:
-        return [
+        document = json.loads(text)
+        files = [
             OpenFile(int(fh), int(known["Inode"]), int(known["Flags"]) & 0xFFFFFFFF)
-            for fh, known in json.loads(text).get("Handler", {}).items()
+            for fh, known in document.get("Handler", {}).items()
         ]
+        return Left(files, int(document.get("NextFh", 0)))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         log.LOG.warning("%s tells no open files: %s", path, error)
-        return []
+        return _NOTHING
