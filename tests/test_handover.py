@@ -70,7 +70,7 @@ def replace_all_the_time(mount: Mount, number: signal.Signals, times: int, rng: 
             time.sleep(0.01)
             assert time.monotonic() - begun < 30
         longest = max(longest, time.monotonic() - begun)
-        time.sleep(4)  # three deaths within ten seconds are given up
+        time.sleep(5.2)  # three deaths within ten seconds are given up
     return longest
 
 
