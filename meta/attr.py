@@ -16,6 +16,7 @@ from meta.types import DIR_LENGTH, DIRECTORY, FILE, align4k
 _HEAD = struct.Struct(">BHII qI qI qI IQI".replace(" ", ""))  # 63 bytes, through rdev
 _PLAIN = struct.Struct(">BHIIqIqIqIIQIQx")  # 72 bytes: head, parent, pad
 _ACL = struct.Struct(">BHIIqIqIqIIQIQIIx")  # 80 bytes
+_READ = struct.Struct(">BHIIqIqIqIIQIQB")  # the same 72 bytes, pad and all
 _PARENT = struct.Struct(">Q")
 _IDS = struct.Struct(">II")
 
@@ -105,14 +106,20 @@ class Attr:
         if len(data) < _HEAD.size:
             raise Corrupt(f"inode record of {len(data)} bytes, expected at least {_HEAD.size}")
         attr = cls.__new__(cls)
+        attr.parent = attr.access_acl = attr.default_acl = attr.tier = 0
+        if len(data) == _READ.size:  # nearly all: one call for them
+            (
+                attr.flags, mode, attr.uid, attr.gid, attr.atime, attr.atimensec, attr.mtime, attr.mtimensec,
+                attr.ctime, attr.ctimensec, attr.nlink, attr.length, attr.rdev, attr.parent, attr.tier,
+            ) = _READ.unpack(data)  # fmt: skip
+            attr.type, attr.mode = mode >> 12, mode & 0xFFF
+            return attr
         (
             attr.flags, mode, attr.uid, attr.gid, attr.atime, attr.atimensec, attr.mtime, attr.mtimensec,
             attr.ctime, attr.ctimensec, attr.nlink, attr.length, attr.rdev,
         ) = _HEAD.unpack_from(data)  # fmt: skip
-        attr.type = mode >> 12
-        attr.mode = mode & 0xFFF
+        attr.type, attr.mode = mode >> 12, mode & 0xFFF
         at, left = _HEAD.size, len(data) - _HEAD.size
-        attr.parent = attr.access_acl = attr.default_acl = attr.tier = 0
         if left >= 8:
             (attr.parent,) = _PARENT.unpack_from(data, at)
             at, left = at + 8, left - 8

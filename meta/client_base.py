@@ -16,6 +16,7 @@ from meta.config import MetaConfig, SliceStore
 from meta.deleter import Deleter
 from meta.engine import Engine
 from meta.errors import MetaError, NotFormatted, Refused
+from meta.jobs import Ended
 from meta.open_files import OpenFiles
 from meta.rules.context import Volume
 from meta.rules.quotas import QuotaTable
@@ -47,6 +48,8 @@ class ClientBase:
         self.root = ROOT
         self.on_setting: list[Callable[[Setting], None]] = []
         """Called with the new setting whenever a heartbeat finds that it was changed."""
+        self.job_done: Ended = lambda name, status, took_s, deleted: None
+        """Told of each background job that has ended."""
         self.deleter = Deleter(self.vol, self.config.max_deletes)
         self.compactor = Compactor(self.vol, self.files, self.deleter)
 

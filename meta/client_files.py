@@ -34,7 +34,7 @@ class FileCalls(ClientBase):
         """Open a file with open(2) `flags`. From now on it outlives its last link, as far as this client is asked."""
         self.files.hold(ino)
         try:
-            attr = self.getattr(ino)
+            attr = self._look(ino, flags)
             if flags & (os.O_ACCMODE | os.O_TRUNC) or attr.flags or attr.parent > TRASH or not caller.checked:
                 self._check_open(caller, attr, flags)
             self.touch_atime(ino, attr)
@@ -123,6 +123,26 @@ class FileCalls(ClientBase):
                 break
             shorter = True
         return shorter
+
+    def _look(self, ino: int, flags: int) -> Attr:
+        """The attributes that an open goes by. For one that may read, the first chunk's list comes along if it is free.
+
+        Not a list that is due for compaction: the read that finds it asks for that.
+        """
+        files = self.files
+        writes_only = flags & os.O_ACCMODE == os.O_WRONLY or flags & os.O_TRUNC
+        if writes_only or files.chunk(ino, 0) is not None or files.attr(ino) is not None:
+            return self.getattr(ino)
+        version = files.version(ino)
+        attr, records = self.reader.opening(self._real(ino))
+        if attr is None:
+            raise Refused(errno.ENOENT)
+        pieces = None
+        if records is not None and attr.is_file:
+            found = resolve(records)
+            pieces = None if is_due(records, len(found)) else found
+        files.seen(ino, attr, version, pieces)
+        return attr
 
     def _check_open(self, caller: Caller, attr: Attr, flags: int) -> None:
         """Who may open for what; flags of the inode bind everybody."""

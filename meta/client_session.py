@@ -75,7 +75,7 @@ class SessionCalls(NameCalls):
         """Run this client's share of the cleaning jobs until `stop`. Nothing for a client that must not or cannot."""
         if self.config.no_bgjob or not self.vol.sid:
             return
-        jobs = Jobs(self.vol, self.deleter, JOBS)
+        jobs = Jobs(self.vol, self.deleter, JOBS, self.job_done)
         while not stop():
             jobs.run_due(stop)
             time.sleep(_JOB_POLL_S)
@@ -102,6 +102,11 @@ class SessionCalls(NameCalls):
         finally:
             self.deleter.close(_CLOSE_S)
         self.engine.flush()
+
+    def end_other_session(self, sid: int) -> None:
+        """End a session that nobody goes on with, as `close_session` does with this client's own."""
+        for file in end_session(self.vol, sid):
+            self.deleter.delete_file(file)
 
     def change_root(self, path: bytes) -> None:
         """Call the directory at `path` inode 1 from now on. What is missing of it is created (mode 0777, root's)."""

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from meta.config import SliceStore
 from meta.errors import Corrupt, MetaError
-from meta.rules.compact import SliceKey, delete_chunk, forget_slice
+from meta.rules.compact import SliceKey, delete_chunks, forget_slice
 from meta.rules.context import Volume
 from meta.transaction import DeletedFile, Transaction
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _MAX_FILES = 100_000  # removed files that wait here; more are left to the hourly job
 _WAITING_PER_WORKER = 4
 _TOGETHER = 100  # removed files that are looked at in one round trip, and forgotten in one transaction
+_CHUNKS_TOGETHER = 32  # chunks in one transaction; each may refer to a thousand slices
 _GATHER_S = 0.02
 
 
@@ -45,6 +46,8 @@ class Deleter:
         self._synced = 0.0  # when the last sync began
         self._files: deque[DeletedFile] = deque()
         self._walking = False
+        self._gone: deque[SliceKey] = deque()  # whose objects are deleted, and records not yet
+        self._forgetting = False
         self._walker = ThreadPoolExecutor(1, "delete-files")
         self._workers = ThreadPoolExecutor(max(1, max_deletes), "delete-slices")
 
@@ -79,17 +82,12 @@ class Deleter:
 
         Their slices follow in the background. A damaged file does not keep the others.
         """
-        damaged = set()
-        for ino, indx in self._vol.engine.remaining_chunks(files):
+        damaged: set[int] = set()
+        chunks = self._vol.engine.remaining_chunks(files)
+        for at in range(0, len(chunks), _CHUNKS_TOGETHER):
             if self._closed:
                 return False
-            try:
-                dead = self._vol.transact(lambda tx, ino=ino, indx=indx: delete_chunk(tx, ino, indx))  # type: ignore[misc]
-            except Corrupt as e:
-                log.warning("cannot delete chunk %d of removed file %d: %s", indx, ino, e)
-                damaged.add(ino)
-            else:
-                self.delete_slices(dead)
+            damaged |= self._delete_chunks(chunks[at : at + _CHUNKS_TOGETHER])
 
         def forget(tx: Transaction) -> None:
             for file in files:
@@ -98,6 +96,19 @@ class Deleter:
 
         self._vol.transact(forget)
         return True
+
+    def _delete_chunks(self, chunks: Sequence[tuple[int, int]]) -> set[int]:
+        """Release chunks; the inodes of those that cannot be read."""
+        try:
+            dead = self._vol.transact(lambda tx: delete_chunks(tx, chunks))
+        except Corrupt as e:
+            if len(chunks) > 1:  # one of them: each by itself
+                return set().union(*[self._delete_chunks([chunk]) for chunk in chunks])
+            [(ino, indx)] = chunks
+            log.warning("cannot delete chunk %d of removed file %d: %s", indx, ino, e)
+            return {ino}
+        self.delete_slices(dead)
+        return set()
 
     def delete_slices(self, dead: Iterable[SliceKey]) -> None:
         """Have the objects of dead slices deleted. Waits while too many are waiting already."""
@@ -128,16 +139,41 @@ class Deleter:
         self._slots.release(max(1, self._max_deletes * _WAITING_PER_WORKER))  # whoever waits finds that it is over
 
     def _delete_slice(self, slice_id: int, size: int, dead_at: float) -> None:
+        gone = False
+
+        def delete_objects() -> None:
+            nonlocal gone
+            assert self.store is not None
+            self._sync_since(dead_at)
+            self.store.delete_slice(slice_id, size)
+            gone = True
+
         try:
-            self._run(lambda: self._delete_slice_now(slice_id, size, dead_at), f"slice {slice_id}")
+            self._run(delete_objects, f"slice {slice_id}", done=lambda: not gone)
         finally:
             self._slots.release()
+        if gone:
+            self._forget((slice_id, size))
 
-    def _delete_slice_now(self, slice_id: int, size: int, dead_at: float) -> None:
-        assert self.store is not None
-        self._sync_since(dead_at)
-        self.store.delete_slice(slice_id, size)
-        self._vol.transact(lambda tx: forget_slice(tx, slice_id, size))
+    def _forget(self, slice_: SliceKey) -> None:
+        """Drop the record of a slice whose objects are gone. Who comes first does it for those that come meanwhile."""
+        with self._idle:
+            self._gone.append(slice_)
+            if self._forgetting:
+                return
+            self._forgetting = True
+        while True:
+            with self._idle:
+                slices = [self._gone.popleft() for _ in range(min(len(self._gone), _TOGETHER))]
+                self._forgetting = bool(slices)
+            if not slices:
+                return
+
+            def forget(tx: Transaction, slices: Sequence[SliceKey] = slices) -> None:
+                for each in slices:
+                    forget_slice(tx, *each)
+
+            self._run(lambda: self._vol.transact(forget), f"the records of {len(slices)} slices", len(slices))
 
     def _sync_since(self, moment: float) -> None:
         """Have what was committed before `moment` on disk, so that no loss of power brings back what names objects."""
@@ -147,7 +183,10 @@ class Deleter:
                 self._vol.engine.sync()
                 self._synced = started
 
-    def _run(self, work: Callable[[], object], what: str, count: int = 1) -> None:
+    def _run(
+        self, work: Callable[[], object], what: str, count: int = 1, done: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Do a part of the work, and take `count` off what is pending, unless it goes on."""
         try:
             work()
         except MetaError as e:
@@ -155,7 +194,8 @@ class Deleter:
         except Exception as e:  # the store's errors are not ours to know; whatever failed is still recorded
             log.warning("cannot delete the objects of %s, left to the next cleaning: %s", what, e)
         finally:
-            with self._idle:
-                self._pending -= count
-                if not self._pending:
-                    self._idle.notify_all()
+            if done():
+                with self._idle:
+                    self._pending -= count
+                    if not self._pending:
+                        self._idle.notify_all()

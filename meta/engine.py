@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TypeVar
 
 from meta.acl import Rule
 from meta.attr import Attr
-from meta.transaction import Delayed, DeletedFile, QuotaKind, Reader, SessionRecord, Transaction
+from meta.transaction import Delayed, DeletedFile, DirStat, QuotaKind, Reader, SessionRecord, Transaction
 from meta.types import Dirent
 
 T = TypeVar("T")
@@ -23,6 +23,7 @@ class Engine(Protocol):
     name: str
     """The driver's name as users know it: sqlite3, memkv, redis, tikv, ..."""
     counts_every_slice: bool  # False: slices that are referred to once may have no stored count
+    defers_totals: bool  # True: totals are collected, and somebody must call `flush` about once a second
     reader: Reader
     """Reads outside any transaction: each call sees the latest committed state."""
 
@@ -39,6 +40,10 @@ class Engine(Protocol):
 
     def allocate(self, counter: Literal["nextInode", "nextChunk"], count: int) -> range:
         """Reserve `count` fresh numbers."""
+        ...
+
+    def next_number(self, counter: Literal["nextInode", "nextChunk"]) -> int:
+        """The first number that is not reserved yet."""
         ...
 
     def increment(self, counter: str, delta: int = 1) -> int:
@@ -105,6 +110,22 @@ class Engine(Protocol):
         """Every directory entry of the volume: (parent, name, what it points to)."""
         ...
 
+    def list_symlinks(self) -> Iterator[tuple[int, bytes]]:
+        """Every symlink of the volume: (inode, target)."""
+        ...
+
+    def list_xattrs(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Every extended attribute of the volume: (inode, name, value)."""
+        ...
+
+    def list_acls(self) -> Iterator[tuple[int, Rule]]:
+        """Every stored rule and its id."""
+        ...
+
+    def list_dir_stats(self) -> Iterator[tuple[int, DirStat]]:
+        """Every directory's totals: (inode, totals)."""
+        ...
+
     def list_slice_refs(self) -> Iterator[tuple[int, int, int]]:
         """Every stored reference count: (id, size, true references)."""
         ...
@@ -134,6 +155,10 @@ class Engine(Protocol):
 
     def reset(self) -> None:
         """Remove everything of the volume."""
+        ...
+
+    def tend(self) -> None:
+        """What the store itself needs done once an hour, by one client of a volume."""
         ...
 
     def sync(self) -> None:

@@ -15,6 +15,7 @@ _ENGINES: Final = {
     "rediss": "meta.redis.engine",
     "unix": "meta.redis.engine",
     "memkv": "meta.tkv.engine",
+    "tikv": "meta.tkv.tikv.engine",
 }
 """Scheme to the module whose `open_url(url, read_only)` makes the engine; imported when asked for."""
 

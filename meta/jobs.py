@@ -40,6 +40,10 @@ Done = Callable[[int], None]
 """Told how many more are done; in any of the threads."""
 
 
+Ended = Callable[[str, str, float, int], None]
+"""Told the name of a job, how it ended (`succ`, `fail`, `canceled`), its seconds, and how much it has deleted."""
+
+
 class _Stopped(Exception):
     """Raised from within a removal of a tree to end it."""
 
@@ -49,33 +53,38 @@ class Job(NamedTuple):
 
     gate: str
     period_s: int
-    run: Callable[[Volume, Deleter, Stop], None]
+    run: Callable[[Volume, Deleter, Stop], int]  # how much was deleted
+    name: str = ""  # what official clients call it in their metrics; empty: it is not in them
 
 
-def clean_sessions(vol: Volume, deleter: Deleter, stop: Stop) -> None:
+def clean_sessions(vol: Volume, deleter: Deleter, stop: Stop) -> int:
     """Undo sessions that have missed their heartbeats: locks, then open files without links, then the record."""
+    done = 0
     for sid in vol.engine.stale_sessions(vol.now()[0], _SESSIONS):
         if stop():
-            return
+            break
         record = vol.engine.reader.session(sid)
         if sid == vol.sid or (record is not None and record.expire >= vol.now()[0]):
             continue  # late, but alive: its heartbeat puts it right, or has done so while we were at others
         log.info("cleaning up stale session %d", sid)
         for file in end_session(vol, sid):
             deleter.delete_file(file)
+        done += 1
+    return done
 
 
-def clean_files(vol: Volume, deleter: Deleter, stop: Stop) -> None:
+def clean_files(vol: Volume, deleter: Deleter, stop: Stop) -> int:
     """Delete what is left of files that lost their last link an hour ago or earlier."""
     before, done = vol.now()[0] - _FILE_AGE_S, 0
     while done < _FILES and (files := vol.engine.deleted_files(before, _FILES_PAGE)):
         for at in range(0, len(files), _FILES_TOGETHER):
             if stop() or not deleter.delete_files_now(files[at : at + _FILES_TOGETHER]):
-                return
+                return done + at
         done += len(files)
         if len(files) < _FILES_PAGE:  # what is left now cannot be removed
-            return
+            return done
     clean_clones(vol, deleter, stop)
+    return done
 
 
 def clean_clones(vol: Volume, deleter: Deleter, stop: Stop, done: Done = lambda count: None) -> None:
@@ -93,20 +102,31 @@ def clean_clones(vol: Volume, deleter: Deleter, stop: Stop, done: Done = lambda 
             done(1)
 
 
-def clean_slices(vol: Volume, deleter: Deleter, stop: Stop) -> None:
-    """Delete slices without references that somebody did not get round to."""
+def clean_slices(vol: Volume, deleter: Deleter, stop: Stop) -> int:
+    """Delete slices without references that somebody did not get round to, after a look at the store itself."""
+    vol.engine.tend()
+    done = 0
     for dead in vol.engine.dead_slices():
         if stop():
-            return
+            break
         deleter.delete_slices([dead])
+        done += 1
+    return done
 
 
-def clean_trash(vol: Volume, deleter: Deleter, stop: Stop) -> None:
+def clean_trash(vol: Volume, deleter: Deleter, stop: Stop) -> int:
     """Empty the hours of the trash that are due, oldest first, then release replaced slices of that age."""
     now, days = vol.now()[0], vol.setting.trash_days
-    empty_hours(vol, deleter, stop, lambda name: is_due(name, now, days))
+    deleted = 0
+
+    def count(more: int) -> None:
+        nonlocal deleted
+        deleted += more
+
+    empty_hours(vol, deleter, stop, lambda name: is_due(name, now, days), done=count)
     if not stop():
         clean_delayed(vol, deleter, stop)
+    return deleted
 
 
 def empty_hours(
@@ -150,16 +170,20 @@ def clean_delayed(vol: Volume, deleter: Deleter, stop: Stop) -> None:
 
 JOBS = (
     Job("lastCleanupSessions", 0, clean_sessions),
-    Job("lastCleanupFiles", _HOUR_S, clean_files),
-    Job("nextCleanupSlices", _HOUR_S, clean_slices),
-    Job("lastCleanupTrash", _HOUR_S, clean_trash),
+    Job("lastCleanupFiles", _HOUR_S, clean_files, "cleanupDeletedFiles"),
+    Job("nextCleanupSlices", _HOUR_S, clean_slices, "cleanupSlices"),
+    Job("lastCleanupTrash", _HOUR_S, clean_trash, "cleanTrashFile"),
 )
 
 
 class Jobs:
     """When each job is due next, for one client."""
 
-    def __init__(self, vol: Volume, deleter: Deleter, jobs: tuple[Job, ...] = JOBS) -> None:
+    def __init__(
+        self, vol: Volume, deleter: Deleter, jobs: tuple[Job, ...] = JOBS,
+        ended: Ended = lambda name, status, took_s, deleted: None,
+    ) -> None:  # fmt: skip
+        self._ended = ended
         self._vol = vol
         self._deleter = deleter
         start = time.monotonic()
@@ -181,8 +205,21 @@ class Jobs:
         period = job.period_s or self._vol.config.heartbeat_s
         if not self._vol.engine.gate(job.gate, self._vol.now()[0], int(period * 0.9)):
             return False
-        end = time.monotonic() + _LONGEST_S
-        job.run(self._vol, self._deleter, lambda: stop() or time.monotonic() > end)
+        began = time.monotonic()
+        cut = False
+
+        def enough() -> bool:
+            nonlocal cut
+            cut = cut or stop() or time.monotonic() > began + _LONGEST_S
+            return cut
+
+        status, deleted = "fail", 0
+        try:
+            deleted = job.run(self._vol, self._deleter, enough)
+            status = "canceled" if cut else "succ"
+        finally:
+            if job.name:
+                self._ended(job.name, status, time.monotonic() - began, deleted)
         return True
 
     def _pause(self, job: Job) -> float:

@@ -32,7 +32,7 @@ Stamp = tuple[int, int]
 class _File:
     """One row. `stamp` is the mtime that `chunks` belong to; `kept` whether the kernel's pages do too."""
 
-    __slots__ = ("attr", "chunks", "handles", "kept", "removed", "seen_at", "stamp", "version")
+    __slots__ = ("attr", "chunks", "foreign", "handles", "kept", "removed", "seen_at", "stamp", "version")
 
     def __init__(self) -> None:
         self.handles = 0
@@ -43,6 +43,12 @@ class _File:
         self.seen_at = _FAR_PAST
         self.chunks: dict[int, list[Piece]] = {}
         self.version = 0
+        self.foreign = 0  # changes of the content that were not this client's, as far as it noticed
+
+    def keep_chunk(self, indx: int, pieces: list[Piece]) -> None:
+        if len(self.chunks) >= _MOST_CHUNKS:
+            del self.chunks[next(iter(self.chunks))]
+        self.chunks[indx] = pieces
 
     def drop_chunks(self, indx: int | None = None) -> None:
         self.version += 1
@@ -55,6 +61,7 @@ class _File:
         stamp = (attr.mtime, attr.mtimensec)
         if stamp != self.stamp:
             self.drop_chunks()
+            self.foreign += 1
             self.stamp, self.kept = stamp, False
         self.attr, self.seen_at = attr, time.monotonic()
 
@@ -96,7 +103,8 @@ class OpenFiles:
             file = self._row(ino)
             if file.stamp is None:
                 file.see(attr)
-            elif file.stamp != (attr.mtime, attr.mtimensec):  # changed by this client since it was read
+            elif file.stamp != (attr.mtime, attr.mtimensec):
+                file.drop_chunks()  # changed by this client since it was read, or a later open was faster
                 return False
             kept, file.kept = file.kept, True
             return kept
@@ -174,6 +182,17 @@ class OpenFiles:
         if not self._removing[ino]:
             del self._removing[ino]
 
+    def foreign(self, ino: int, attr: Attr | None = None) -> int:
+        """Grows whenever somebody else may have changed the content of an open file.
+
+        -1 if it is not open, or known to have another mtime than that of `attr`.
+        """
+        file = self._open.get(ino)
+        if file is None:
+            return -1
+        count = file.foreign  # before the stamp
+        return count if attr is None or file.stamp == (attr.mtime, attr.mtimensec) else -1
+
     def version(self, ino: int) -> int:
         """To be taken before a read of the file's records whose result is to be kept here."""
         file = self._open.get(ino)
@@ -189,9 +208,7 @@ class OpenFiles:
         with self._changed:
             file = self._open.get(ino)
             if file is not None and file.version == version:
-                if len(file.chunks) >= _MOST_CHUNKS:
-                    del file.chunks[next(iter(file.chunks))]
-                file.chunks[indx] = pieces
+                file.keep_chunk(indx, pieces)
 
     def drop(self, ino: int, indx: int | None = None) -> None:
         """Forget the kept pieces of a chunk, or of all chunks of a file."""
@@ -219,12 +236,17 @@ class OpenFiles:
         attr = file.attr  # another thread may clear it meanwhile
         return attr.copy() if attr is not None else None
 
-    def seen(self, ino: int, attr: Attr, version: int) -> None:
-        """Attributes that were read since `version` was taken; ignored if this client has changed the file since."""
+    def seen(self, ino: int, attr: Attr, version: int, first: list[Piece] | None = None) -> None:
+        """Attributes that were read since `version` was taken; ignored if this client has changed the file since.
+
+        With the pieces of the first chunk, if those were read as well, and not before.
+        """
         with self._changed:
             file = self._open.get(ino)
             if file is not None and file.version == version:
                 file.see(attr)
+                if first is not None:
+                    file.keep_chunk(0, first)
 
     def changed(self, ino: int, attr: Attr, before: Stamp | None = None, indx: int | None = None) -> None:
         """This client changed the file to `attr`; in chunk `indx` only, if given.
@@ -242,6 +264,7 @@ class OpenFiles:
                 file.attr, file.seen_at = attr, time.monotonic()
             else:  # somebody else's change, or our own threads' reports out of order
                 file.drop_chunks()
+                file.foreign += 1
                 file.kept = False
                 file.attr = None
             file.stamp = stamp

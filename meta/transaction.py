@@ -108,6 +108,13 @@ class Reader(Protocol):
         """The inode record, as an object of the caller's own."""
         ...
 
+    def opening(self, ino: int) -> tuple[Attr | None, bytes | None]:
+        """The inode record, and with it the slice records of the first chunk, which are never older than it.
+
+        The latter only where they cost no round trip of their own and can be read: else None.
+        """
+        ...
+
     def lately(self, ino: int, age_s: float) -> tuple[Attr, float] | None:
         """A directory as this client's own change left it at most `age_s` ago, and how long ago; None if not known."""
         ...

@@ -34,7 +34,7 @@ from meta.redis.server import examine, refuse_strangers
 from meta.redis.transaction import RedisTransaction
 from meta.redis.url import Options
 from meta.redis.view import Totals
-from meta.transaction import Delayed, DeletedFile, QuotaKind, Reader, SessionRecord, Transaction
+from meta.transaction import Delayed, DeletedFile, DirStat, QuotaKind, Reader, SessionRecord, Transaction
 from meta.types import Dirent
 
 T = TypeVar("T")
@@ -52,6 +52,7 @@ class RedisEngine:
 
     name = "redis"
     counts_every_slice = False
+    defers_totals = False
 
     def __init__(self, options: Options, read_only: bool = False) -> None:
         self._read_only = read_only
@@ -153,6 +154,9 @@ class RedisEngine:
             last = self._link.ask((b"INCRBY", key, highest - last + count))[0]
         self._handed_out[counter] = last
         return range(last + 1 - count, last + 1)
+
+    def next_number(self, counter: Literal["nextInode", "nextChunk"]) -> int:
+        return max(self.reader.counter(counter) + 1, _FIRST[counter])  # the last one is stored
 
     def increment(self, counter: str, delta: int = 1) -> int:
         self._about_to_write()
@@ -262,6 +266,18 @@ class RedisEngine:
     def list_edges(self) -> Iterator[tuple[int, bytes, Dirent]]:
         return self._scans.edges()
 
+    def list_symlinks(self) -> Iterator[tuple[int, bytes]]:
+        return self._scans.symlinks()
+
+    def list_xattrs(self) -> Iterator[tuple[int, bytes, bytes]]:
+        return self._scans.xattrs()
+
+    def list_acls(self) -> Iterator[tuple[int, Rule]]:
+        return self._scans.acls()
+
+    def list_dir_stats(self) -> Iterator[tuple[int, DirStat]]:
+        return self._scans.dir_stats()
+
     def list_slice_refs(self) -> Iterator[tuple[int, int, int]]:
         return self._scans.slice_refs()
 
@@ -313,6 +329,9 @@ class RedisEngine:
                 self._delete(pending)
                 pending.clear()
         self._delete(pending)
+
+    def tend(self) -> None:
+        """It looks after itself."""
 
     def sync(self) -> None:
         """How durable a commit is, the server's configuration says (`appendfsync`): nothing is left to ask for."""

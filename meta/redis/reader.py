@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 from meta.acl import Rule
@@ -11,7 +13,7 @@ from meta.attr import Attr
 from meta.errors import Corrupt, Unavailable
 from meta.redis import keys as k
 from meta.redis.keys import Keys
-from meta.redis.known import Known
+from meta.redis.known import UNKNOWN, Known
 from meta.redis.link import Command, Link
 from meta.redis.request import is_directory
 from meta.redis.scripts import LOOKUP, PAGE, RESOLVE, call
@@ -37,6 +39,8 @@ PAGE_AT_MOST: Final = 2000  # entries asked for in one page, so that none takes 
 _FIRST_PAGE: Final = 256  # the same for a script that reads attributes too
 _PROBED: Final = 10_000  # chunks of a file that are looked for one by one; beyond that the key space is scanned
 _MORE: Final = 16  # chunks looked for behind the end, which a truncation may have left there
+_NEW: Final[Any] = tuple.__new__
+_FIRST, _SECOND = itemgetter(0), itemgetter(1)
 TOLD_APART: Final = b"?"  # a script's answer for an inode number beyond its arithmetic
 
 
@@ -83,6 +87,19 @@ class RedisReader:
     def attr(self, ino: int) -> Attr | None:
         data = self.record(ino)
         return None if data is None else Attr.decode(data)
+
+    def opening(self, ino: int) -> tuple[Attr | None, bytes | None]:
+        """The record is read before the list: a change in between is in the list, and its mtime is found later."""
+        believed = self.known.get(ino)
+        if believed and believed is not UNKNOWN and not Attr.decode(believed).length:
+            return self.attr(ino), None
+        try:
+            data, items = self.link.ask((b"GET", self.keys.attr(ino)), (b"LRANGE", self.keys.chunk(ino, 0), 0, -1))
+            records = joined(items)
+        except Corrupt:
+            return self.attr(ino), None  # whoever reads the list will say so
+        self.known.read(ino, data)
+        return (None if data is None else Attr.decode(data)), records
 
     def lately(self, ino: int, age_s: float) -> tuple[Attr, float] | None:
         found = self.known.lately(ino, age_s)
@@ -152,18 +169,23 @@ class RedisReader:
         else:
             after, flat = self.link.ask((b"HSCAN", entries, at, b"COUNT", count))[0]
             found = decode_entries(flat[1::2])
-            if not plus:
-                for name, (kind, number) in zip(flat[::2], found, strict=True):
-                    items[name] = DirItem(name, number, kind, None)
-                return int(after)
-            keys = [self.keys.attr(number) for _, number in found]
+            keys = [self.keys.attr(number) for _, number in found] if plus else []
             answers = self.link.ask(*[(b"MGET", *batch) for batch in batches(keys)]) if keys else []
             records = [record for answer in answers for record in answer]
-        for name, (kind, number), record in zip(flat[::2], found, records, strict=True):
-            if record == TOLD_APART:
-                record = self.record(number)
-            items[name] = DirItem(name, number, kind, None if record is None else Attr.decode(record))
+        names, numbers, kinds = flat[::2], map(_SECOND, found), map(_FIRST, found)
+        attrs: Iterable[Attr | None] = self._decoded(found, records) if plus else repeat(None)
+        rows = map(_NEW, repeat(DirItem), zip(names, numbers, kinds, attrs, strict=False))  # no statement for each
+        items.update(zip(names, rows, strict=True))
         return int(after)
+
+    def _decoded(self, found: list[tuple[int, int]], records: list[bytes | None]) -> list[Attr | None]:
+        """The inodes of entries."""
+        if TOLD_APART in records:
+            records = [
+                self.record(number) if record == TOLD_APART else record
+                for (_, number), record in zip(found, records, strict=True)
+            ]
+        return [None if record is None else Attr.decode(record) for record in records]
 
     def parents(self, ino: int) -> dict[int, int]:
         counts = {int(parent): int(count) for parent, count in self.hash(self.keys.parents(ino)).items()}
@@ -193,21 +215,28 @@ class RedisReader:
         return found
 
     def remaining_chunks(self, files: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """(inode, index) of the chunks of files of these (inode, length), as `chunks` finds them."""
-        few = [file for file in files if -(-file[1] // CHUNK_SIZE) + _MORE <= BATCH]
-        counts = self.ask_many([(b"EXISTS", *self._possible_chunks(*file)) for file in few])
-        empty = {file for file, count in zip(few, counts, strict=True) if not count}
-        return [(file[0], indx) for file in files if file not in empty for indx in self._find_chunks(*file)]
+        """(inode, index) of the chunks of files of these (inode, length), as `chunks` finds them.
 
-    def _possible_chunks(self, ino: int, length: int) -> list[bytes]:
-        return [self.keys.chunk(ino, indx) for indx in range(-(-length // CHUNK_SIZE) + _MORE)]
+        Two counts tell of nearly every file: all chunks below its end are there and none behind it, or none at all.
+        """
+        few = {file: end for file in files if (end := _end(file[1])) + _MORE <= BATCH}
+        parts = [(ino, part) for (ino, _), end in few.items() for part in (range(end), range(end, end + _MORE))]
+        counts = self.ask_many([(b"EXISTS", *[self.keys.chunk(ino, indx) for indx in part]) for ino, part in parts])
+        plain = {
+            file: range(below)
+            for (file, end), below, behind in zip(few.items(), counts[::2], counts[1::2], strict=True)
+            if below in (0, end) and not behind
+        }
+        return [
+            (file[0], indx) for file in files for indx in (plain[file] if file in plain else self._find_chunks(*file))
+        ]
 
     def _find_chunks(self, ino: int, length: int) -> list[int]:
-        last = -(-length // CHUNK_SIZE)
-        if last > _PROBED:
+        end = _end(length)
+        if end > _PROBED:
             return sorted(set(self._scan_chunks(ino)))
         present: list[int] = []
-        start, stop = 0, last + _MORE
+        start, stop = 0, end + _MORE
         while start < stop:
             indexes = range(start, min(start + BATCH, stop))
             answers = self.link.ask(*[(b"EXISTS", self.keys.chunk(ino, indx)) for indx in indexes])
@@ -303,6 +332,11 @@ class RedisReader:
     def ask_many(self, commands: Sequence[Command]) -> list[Any]:
         """Answers of many reads, `BATCH` of them in a round trip."""
         return [answer for batch in batches(commands) for answer in self.link.ask(*batch)]
+
+
+def _end(length: int) -> int:
+    """Behind the last chunk of a file; an empty one may have kept its first."""
+    return max(-(-length // CHUNK_SIZE), 1)
 
 
 def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:

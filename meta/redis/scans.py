@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
+from meta.acl import Rule
 from meta.attr import Attr
 from meta.errors import Corrupt
 from meta.redis import keys as k
 from meta.redis.reader import BATCH, RedisReader, joined, pairs
 from meta.slices import decode_delayed
 from meta.tkv.values import decode_entry
-from meta.transaction import Delayed, DeletedFile, SessionRecord
+from meta.transaction import Delayed, DeletedFile, DirStat, SessionRecord
 from meta.types import Dirent
 
 _LEGACY_GRACE_S: Final = 300
@@ -59,6 +60,30 @@ class Scans:
                 if items:
                     ino, _, indx = key[1:].partition(b"_")
                     yield int(ino), int(indx), _records(int(ino), int(indx), items)
+
+    def symlinks(self) -> Iterator[tuple[int, bytes]]:
+        numbers = (int(key[1:]) for key in self._reader.scan_keys(b"s[0-9]*"))
+        while batch := list(islice(numbers, BATCH)):
+            targets = self._link.ask(*[(b"GET", self._keys.symlink(ino)) for ino in batch])
+            yield from ((ino, target) for ino, target in zip(batch, targets, strict=True) if target is not None)
+
+    def xattrs(self) -> Iterator[tuple[int, bytes, bytes]]:
+        for key in self._reader.scan_keys(b"x[0-9]*"):
+            for name, value in self._reader.hash(self._keys.prefix + key).items():
+                yield int(key[1:]), name, value
+
+    def acls(self) -> Iterator[tuple[int, Rule]]:
+        for acl_id, data in self._reader.scan_hash(self._keys.acls):
+            yield int(acl_id), Rule.decode(data)
+
+    def dir_stats(self) -> Iterator[tuple[int, DirStat]]:
+        fields = (field for field, _ in self._reader.scan_hash(self._keys.dir_length))
+        while batch := list(islice(fields, BATCH)):
+            keys = self._keys.dir_length, self._keys.dir_space, self._keys.dir_inodes
+            columns = self._link.ask(*[(b"HMGET", key, *batch) for key in keys])
+            for field, *values in zip(batch, *columns, strict=True):
+                if None not in values:
+                    yield int(field), DirStat(*map(int, values))
 
     def slice_refs(self) -> Iterator[tuple[int, int, int]]:
         for field, count in self._reader.scan_hash(self._keys.slice_refs):

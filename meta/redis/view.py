@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+from meta.attr import Attr
 from meta.redis import keys as k
 from meta.redis.keys import Keys
 from meta.redis.known import UNKNOWN, Cell, Known
@@ -103,6 +104,9 @@ class TransactionView(RedisReader):
 
     def get(self, key: bytes) -> bytes | None:
         return self._see(key)
+
+    def opening(self, ino: int) -> tuple[Attr | None, bytes | None]:
+        return self.attr(ino), None
 
     def record(self, ino: int) -> bytes | None:
         return self._see(ino)

@@ -9,7 +9,7 @@ remove the record.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from meta.rules.context import Volume
@@ -84,14 +84,16 @@ def forget_slice(tx: Transaction, slice_id: int, size: int) -> None:
     tx.delete_slice(slice_id, size)
 
 
-def delete_chunk(tx: Transaction, ino: int, indx: int) -> list[SliceKey]:
-    """Remove the records of a deleted file's chunk; the slices that lost their last reference."""
-    tx.prefetch(("chunk", ino, indx))
-    records = tx.chunk(ino, indx)
-    if not records:
-        return []
-    tx.delete_chunk(ino, indx)
-    return release(tx, [(record.id, record.size) for record in decode_slices(records) if record.id])
+def delete_chunks(tx: Transaction, chunks: Sequence[tuple[int, int]]) -> list[SliceKey]:
+    """Remove the records of deleted files' chunks (inode, index); the slices that lost their last reference."""
+    tx.prefetch(*[("chunk", ino, indx) for ino, indx in chunks])
+    slices: list[SliceKey] = []
+    for ino, indx in chunks:
+        records = tx.chunk(ino, indx)
+        if records:
+            tx.delete_chunk(ino, indx)
+            slices += [(record.id, record.size) for record in decode_slices(records) if record.id]
+    return release(tx, slices)
 
 
 def delete_orphan_chunk(tx: Transaction, ino: int, indx: int) -> list[SliceKey]:
@@ -100,4 +102,4 @@ def delete_orphan_chunk(tx: Transaction, ino: int, indx: int) -> list[SliceKey]:
     Nobody will use it again: numbers of inodes come once, and a chunk is only written where its file is.
     """
     tx.prefetch(("attr", ino), ("chunk", ino, indx))
-    return delete_chunk(tx, ino, indx) if tx.attr(ino) is None else []
+    return delete_chunks(tx, [(ino, indx)]) if tx.attr(ino) is None else []

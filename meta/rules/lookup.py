@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Iterator
+from operator import itemgetter
 
 from meta.attr import Attr
 from meta.errors import Refused
@@ -94,7 +95,7 @@ def list_dir(
             raise Refused(errno.ENOTDIR)
         require(reader, caller, attr, READ | EXECUTE if plus else READ)
     page = reader.list_entries(ino, plus=plus, cursor=cursor, limit=limit)
-    if all(item.name for item in page.items):
+    if all(map(itemgetter(0), page.items)):
         return page
     return page._replace(items=[item for item in page.items if item.name])
 

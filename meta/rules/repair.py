@@ -111,6 +111,7 @@ def sync_dir_stat(vol: Volume, ino: int) -> None:
     """Make the statistics of a directory what its entries add up to."""
     for _ in range(_ATTEMPTS):
         vol.transact(lambda tx: _keep_stat(tx, ino))
+        vol.engine.flush()
         seen, counted = inspect_stat(vol.engine.reader, ino)
         if seen is None or vol.transact(lambda tx: _put_stat(tx, ino, seen, counted)):  # noqa: B023 - run at once
             return

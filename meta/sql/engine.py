@@ -22,13 +22,14 @@ from meta.sql.schema import TABLES, add_column, create_indexes, create_table
 from meta.sql.sqlite import Absent, Database, Options
 from meta.sql.statements import QUOTA_TYPES, Statements
 from meta.sql.transaction import SqlTransaction
-from meta.transaction import Delayed, DeletedFile, QuotaKind, Reader, SessionRecord, Transaction
+from meta.transaction import Delayed, DeletedFile, DirStat, QuotaKind, Reader, SessionRecord, Transaction
 from meta.types import Dirent
 
 T = TypeVar("T")
 
 _PAGE: Final = 2000  # rows that a scan holds at once
 _DELAYED_PAGE: Final = 200  # of up to 1000 slices each
+_XATTR_PAGE = 100  # a value may have 64 KiB
 _FIRST: Final = {"nextInode": 2, "nextChunk": 1}
 _COUNTERS: Final = {**_FIRST, "nextSession": 0, "usedSpace": 0, "totalInodes": 0, "nextCleanupSlices": 0}
 """Rows that every volume has: official clients lose additions to a row that is missing."""
@@ -66,6 +67,7 @@ class SqlEngine:
 
     name = "sqlite3"
     counts_every_slice = True
+    defers_totals = False
 
     def __init__(self, options: Options, read_only: bool = False) -> None:
         self._db = Database(options)
@@ -109,6 +111,9 @@ class SqlEngine:
             return range(end - count, end)
 
         return self._write(body)
+
+    def next_number(self, counter: Literal["nextInode", "nextChunk"]) -> int:
+        return max(self.reader.counter(counter), _COUNTERS[counter])
 
     def increment(self, counter: str, delta: int = 1) -> int:
         def body(tx: SqlTransaction) -> int:
@@ -208,6 +213,18 @@ class SqlEngine:
     def list_edges(self) -> Iterator[tuple[int, bytes, Dirent]]:
         return ((row[1], row[2], Dirent(row[3], row[4])) for row in self._scan(self._sql.edges_from))
 
+    def list_symlinks(self) -> Iterator[tuple[int, bytes]]:
+        return ((row[0], row[1]) for row in self._scan(self._sql.symlinks_from))
+
+    def list_xattrs(self) -> Iterator[tuple[int, bytes, bytes]]:
+        return ((row[1], row[2], row[3]) for row in self._scan(self._sql.xattrs_from, _XATTR_PAGE))
+
+    def list_acls(self) -> Iterator[tuple[int, Rule]]:
+        return ((row[0], read_rule(row[1:])) for row in self._pooled.all(self._sql.acls))
+
+    def list_dir_stats(self) -> Iterator[tuple[int, DirStat]]:
+        return ((row[0], DirStat(*row[1:])) for row in self._scan(self._sql.dir_stats_from))
+
     def list_slice_refs(self) -> Iterator[tuple[int, int, int]]:
         return ((row[0], row[1], row[2]) for row in self._scan(self._sql.refs_from))
 
@@ -286,6 +303,9 @@ class SqlEngine:
                 cursor.execute(f"DROP TABLE IF EXISTS `{self._prefix}{name}`")
 
         self._db.transact(body)
+
+    def tend(self) -> None:
+        """It looks after itself."""
 
     def sync(self) -> None:
         self._db.sync()

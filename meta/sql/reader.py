@@ -46,6 +46,10 @@ class SqlReader(ABC):
         row = self.one(self.sql.attr, (ino,))
         return None if row is None else read_node(row)
 
+    def opening(self, ino: int) -> tuple[Attr | None, bytes | None]:
+        """The list by itself costs as much, and who opens a file may never read it."""
+        return self.attr(ino), None
+
     def lately(self, ino: int, age_s: float) -> tuple[Attr, float] | None:
         """A read costs next to nothing, so nothing is remembered."""
         return None

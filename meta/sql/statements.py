@@ -68,11 +68,14 @@ class Statements:
     def _attachments(self) -> None:
         p, blob, text = self.prefix, self._dialect.as_bytes, self._dialect.as_text
         self.symlink = f"SELECT target FROM {p}symlink WHERE inode = ?"
+        self.symlinks_from = f"SELECT inode, target FROM {p}symlink WHERE inode > ? ORDER BY inode LIMIT ?"
         self.put_symlink = self._upsert("symlink", "inode, target", "inode", "target")
         self.delete_symlink = f"DELETE FROM {p}symlink WHERE inode = ?"
 
         self.xattr = f"SELECT {blob('value')} FROM {p}xattr WHERE inode = ? AND name = {text('?')}"
         self.xattrs = f"SELECT {blob('name')}, {blob('value')} FROM {p}xattr WHERE inode = ?"
+        self.xattrs_from = (
+            f"SELECT id, inode, {blob('name')}, {blob('value')} FROM {p}xattr WHERE id > ? ORDER BY id LIMIT ?")
         self.put_xattr = (self._upsert("xattr", "inode, name, value", "inode, name", "value")
                           .replace("(?, ?, ?)", f"(?, {text('?')}, ?)"))
         self.delete_xattr = f"DELETE FROM {p}xattr WHERE inode = ? AND name = {text('?')}"
@@ -152,6 +155,9 @@ class Statements:
             f"UPDATE {p}dir_stats SET data_length = data_length + ?, used_space = used_space + ?,"
             " used_inodes = used_inodes + ? WHERE inode = ?")
         self.delete_dir_stat = f"DELETE FROM {p}dir_stats WHERE inode = ?"
+        self.dir_stats_from = (
+            f"SELECT inode, data_length, used_space, used_inodes FROM {p}dir_stats WHERE inode > ?"
+            " ORDER BY inode LIMIT ?")
         self.clear_dir_stats = f"DELETE FROM {p}dir_stats"
 
         limits = ", ".join(LIMITS)

@@ -17,11 +17,12 @@ from meta.attr import Attr
 from meta.errors import Conflict, Refused, Unavailable
 from meta.slices import decode_delayed
 from meta.tkv import keys, values
+from meta.tkv.deferred import Deferred, parts
 from meta.tkv.kv import KvStore
 from meta.tkv.memory import MemoryStore
 from meta.tkv.reader import LatestReader, TkvReader
 from meta.tkv.transaction import TkvTransaction
-from meta.transaction import Delayed, DeletedFile, QuotaKind, Reader, SessionRecord, Transaction
+from meta.transaction import Delayed, DeletedFile, DirStat, QuotaKind, Reader, SessionRecord, Transaction
 from meta.types import Dirent
 
 T = TypeVar("T")
@@ -29,24 +30,28 @@ T = TypeVar("T")
 _ATTEMPTS: Final = 50
 _FIRST: Final = {"nextInode": 2, "nextChunk": 1}
 _LEGACY_GRACE_S: Final = 300
+_RESET_PAGE: Final = 1000
+_DIRS_AT_ONCE: Final = 100
 
 
 class TkvEngine:
     """`Engine` over a `KvStore`.
 
-    With `defer_usage` the volume's totals are added once per `flush` instead of in every transaction, as official
-    clients do: for stores where one counter that everybody writes would make all transactions conflict.
+    With `defer_totals` they are added once per `flush` instead of in every transaction, as official clients do: for
+    stores where one record that everybody writes would make all transactions conflict.
     """
 
     counts_every_slice = False
 
-    def __init__(self, store: KvStore, read_only: bool = False, defer_usage: bool = False) -> None:
+    def __init__(
+        self, store: KvStore, read_only: bool = False, defer_totals: bool = False, changelog_shards: int = 0
+    ) -> None:
+        self._shards = changelog_shards
         self.name = store.name
         self._store = store
         self._read_only = read_only
-        self._defer_usage = defer_usage
-        self._usage_lock = threading.Lock()
-        self._usage = (0, 0)
+        self.defers_totals = defer_totals
+        self._deferred = Deferred()
         self._busy = threading.local()
         self._latest = LatestReader(store)
         self.reader: Reader = self._latest
@@ -79,13 +84,13 @@ class TkvEngine:
     def _write_once(self, body: Callable[[TkvTransaction], T]) -> T:
         kv = self._store.begin()
         try:
-            tx = TkvTransaction(kv, self._defer_usage)
+            tx = TkvTransaction(kv, self.defers_totals, self._shards)
             result = body(tx)
+            tx.guard()
             kv.commit()
         finally:
             kv.close()
-        if tx.usage != (0, 0):
-            self._collect(*tx.usage)
+        self._deferred.collect(tx.totals)
         return result
 
     def view(self, body: Callable[[Reader], T]) -> T:
@@ -95,25 +100,22 @@ class TkvEngine:
         finally:
             kv.close()
 
-    def _collect(self, space: int, inodes: int) -> None:
-        with self._usage_lock:
-            self._usage = (self._usage[0] + space, self._usage[1] + inodes)
-
     def flush(self) -> None:
-        """Add the collected usage to the volume's totals."""
-        with self._usage_lock:
-            (space, inodes), self._usage = self._usage, (0, 0)
-        if (space, inodes) == (0, 0):
-            return
+        """Add what was collected."""
+        left = self._deferred.take()
         try:
-            self.increment("usedSpace", space)
+            if left.space:
+                self.increment("usedSpace", left.space)
+                left.space = 0
+            if left.inodes:
+                self.increment("totalInodes", left.inodes)
+                left.inodes = 0
+            for part in parts(left.dirs, _DIRS_AT_ONCE):
+                self._write(lambda tx: _add_dir_stats(tx, part))  # noqa: B023 - run at once
+                for ino in part:
+                    del left.dirs[ino]
         except BaseException:
-            self._collect(space, inodes)
-            raise
-        try:
-            self.increment("totalInodes", inodes)
-        except BaseException:
-            self._collect(0, inodes)
+            self._deferred.collect(left)
             raise
 
     # Counters and ids
@@ -121,6 +123,9 @@ class TkvEngine:
     def allocate(self, counter: Literal["nextInode", "nextChunk"], count: int) -> range:
         end = self._write(lambda tx: tx.add_counter(counter, count, _FIRST[counter]))
         return range(end - count, end)
+
+    def next_number(self, counter: Literal["nextInode", "nextChunk"]) -> int:
+        return max(self.reader.counter(counter), _FIRST[counter])
 
     def increment(self, counter: str, delta: int = 1) -> int:
         return self._write(lambda tx: tx.add_counter(counter, delta))
@@ -217,6 +222,24 @@ class TkvEngine:
     def dead_slices(self) -> Iterator[tuple[int, int]]:
         return ((slice_id, size) for slice_id, size, refs in self.list_slice_refs() if refs <= 0)
 
+    def list_symlinks(self) -> Iterator[tuple[int, bytes]]:
+        return ((keys.read_ino(key, 1), data) for key, data in self._of_inodes("S") if len(key) == 10)
+
+    def list_xattrs(self) -> Iterator[tuple[int, bytes, bytes]]:
+        return ((keys.read_ino(key, 1), key[10:], data) for key, data in self._of_inodes("X"))
+
+    def _of_inodes(self, kind: str) -> Iterator[tuple[bytes, bytes]]:
+        """Records of inodes of one kind, whose letter stands behind the inode's number."""
+        for key, data in self._store.latest.scan(b"A", b"B"):
+            if len(key) > 9 and key[9] == ord(kind):
+                yield key, data
+
+    def list_acls(self) -> Iterator[tuple[int, Rule]]:
+        return ((keys.read_u32(key, 1), Rule.decode(data)) for key, data in self._scan(b"R", 5))
+
+    def list_dir_stats(self) -> Iterator[tuple[int, DirStat]]:
+        return ((keys.read_ino(key, 1), values.decode_dir_stat(data)) for key, data in self._scan(b"U", 9))
+
     def list_slice_refs(self) -> Iterator[tuple[int, int, int]]:
         for key, data in self._scan(b"K", 13):
             yield keys.read_u64(key, 1), keys.read_u32(key, 9), values.decode_count(data) + 1
@@ -243,12 +266,17 @@ class TkvEngine:
                 yield key, data
 
     def last_change(self) -> int:
-        return max((keys.read_u64(key, 4) for key, _ in self._scan(b"XLOG", 12)), default=0)
+        length = 13 if self._shards else 12
+        return max((keys.read_u64(key, length - 8) for key, _ in self._scan(b"XLOG", length)), default=0)
 
     def changes(self, after: int, limit: int) -> list[tuple[int, str]]:
-        begin, end = keys.changelog_key(after + 1), keys.prefix_end(b"XLOG")
-        found = self._store.latest.scan(begin, end, limit)
-        return [(keys.read_u64(key, 4), data.decode(errors="replace")) for key, data in found]
+        found: list[tuple[int, str]] = []
+        for shard in range(self._shards) if self._shards else (None,):
+            prefix = b"XLOG" if shard is None else b"XLOG" + bytes((shard,))
+            begin = prefix + keys.changelog_key(after + 1)[4:]
+            for key, data in self._store.latest.scan(begin, keys.prefix_end(prefix), limit):
+                found.append((keys.read_u64(key, len(prefix)), data.decode(errors="replace")))
+        return sorted(found)[:limit] if limit >= 0 else sorted(found)
 
     def clear_dir_stats(self) -> None:
         self._write(lambda tx: tx.clear(b"U", 9))
@@ -269,11 +297,22 @@ class TkvEngine:
         return next(iter(self._store.latest.scan(b"", b"\xff", 1)), None) is None
 
     def reset(self) -> None:
+        """Page by page, the setting last: what is left after an interruption is still a volume, to be reset again."""
+        begin = b""
+        while page := [key for key, _ in self._store.latest.scan(begin, b"\xff", _RESET_PAGE)]:
+            self._delete([key for key in page if key != keys.SETTING])
+            begin = page[-1] + b"\0"
+        self._delete([keys.SETTING])
+
+    def _delete(self, doomed: Sequence[bytes]) -> None:
         def body(tx: TkvTransaction) -> None:
-            for key, _ in list(tx.kv.scan(b"", b"\xff")):
+            for key in doomed:
                 tx.delete_key(key)
 
         self._write(body)
+
+    def tend(self) -> None:
+        self._store.tend()
 
     def sync(self) -> None:
         """What is committed is as durable as this store makes it."""
@@ -282,6 +321,12 @@ class TkvEngine:
         if not self._read_only:
             self.flush()
         self._store.close()
+
+
+def _add_dir_stats(tx: TkvTransaction, deltas: Mapping[int, DirStat]) -> None:
+    tx.prefetch(*(("dir_stat", ino) for ino in deltas))
+    for ino, delta in deltas.items():
+        tx.add_dir_stat_now(ino, delta)
 
 
 def _of(locks: Mapping[tuple[int, int], bytes], sid: int) -> dict[int, bytes]:

@@ -135,10 +135,12 @@ def acl_key(acl_id: int) -> bytes:
     return b"R" + _U32.pack(acl_id)
 
 
-def changelog_key(number: int) -> bytes:
-    return b"XLOG" + _U64.pack(number)
+def changelog_key(number: int, shards: int = 0) -> bytes:
+    """A line of the change log; with `shards` behind the one it is in, so that the end of the log is in many places."""
+    shard = bytes((changelog_shard(number, shards),)) if shards else b""
+    return b"XLOG" + shard + _U64.pack(number)
 
 
 def changelog_shard(number: int, shards: int = 64) -> int:
-    """The shard of a change log line where keys are spread (TiKV): `XLOG`, this byte, the number."""
+    """The shard of a change log line where keys are spread (TiKV)."""
     return (number ^ number >> 18) % shards

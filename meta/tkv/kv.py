@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
+
+
+def overlaid(
+    pairs: Iterable[tuple[bytes, bytes]], writes: Mapping[bytes, bytes | None], begin: bytes, end: bytes, limit: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """What a transaction sees of a range: `pairs` of the store with its own writes (None: deleted) laid over.
+
+    With a limit, `pairs` must be so many more as there are writes in the range.
+    """
+    found = dict(pairs)
+    for key in (key for key in writes if begin <= key < end):
+        value = writes[key]
+        if value is None:
+            found.pop(key, None)
+        else:
+            found[key] = value
+    ordered = sorted(found.items())
+    return iter(ordered if limit < 0 else ordered[:limit])
 
 
 class KvReader(Protocol):
@@ -26,14 +44,23 @@ class KvTransaction(KvReader, Protocol):
     A store across a network keeps what was read, so that reading again costs nothing.
     """
 
-    start: int
-    """A number that grows from one transaction to the next."""
+    @property
+    def start(self) -> int:
+        """A number that grows from one transaction to the next."""
+        ...
 
     def set(self, key: bytes, value: bytes) -> None: ...
     def delete(self, key: bytes) -> None: ...
 
+    def hold(self, key: bytes) -> None:
+        """The commit is a `Conflict` if this key, which need not be written, has changed since `start`."""
+        ...
+
     def commit(self) -> None:
-        """Apply the writes; `Conflict`, and nothing applied, if a key read or written has changed since `start`."""
+        """Apply the writes; `Conflict`, and nothing applied, if a key written or held has changed since `start`.
+
+        Keys that were only read may have changed: stores need not notice.
+        """
         ...
 
     def close(self) -> None:
@@ -48,5 +75,9 @@ class KvStore(Protocol):
     latest: KvReader
 
     def begin(self) -> KvTransaction: ...
+
+    def tend(self) -> None:
+        """What the store itself needs done once in a while, by one client."""
+        ...
 
     def close(self) -> None: ...

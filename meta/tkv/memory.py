@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from meta.errors import Conflict
-from meta.tkv.kv import KvReader, KvTransaction
+from meta.tkv.kv import KvReader, KvTransaction, overlaid
 
 _BATCH = 500  # pairs that a scan takes at once under the lock
 
@@ -48,6 +48,9 @@ class MemoryStore:
             self._open[self._version] += 1
             return MemoryTransaction(self, self._version)
 
+    def tend(self) -> None:
+        """Old versions go by themselves."""
+
     def close(self) -> None:
         """Nothing to release: other clients of the name may go on."""
 
@@ -69,10 +72,10 @@ class MemoryStore:
                     found.append((key, value))
         return found
 
-    def apply(self, start: int, read: set[bytes], writes: dict[bytes, bytes | None]) -> None:
-        """Commit, unless a key that was read or is written has a version newer than `start`."""
+    def apply(self, start: int, held: set[bytes], writes: dict[bytes, bytes | None]) -> None:
+        """Commit, unless a key that is held or written has a version newer than `start`."""
         with self._lock:
-            for keys in (read, writes):
+            for keys in (held, writes):
                 for key in keys:
                     history = self._history.get(key)
                     if history and history[-1][0] > start:
@@ -148,29 +151,23 @@ class MemoryTransaction(_View):
     def __init__(self, store: MemoryStore, start: int) -> None:
         super().__init__(store, start)
         self.start = start
-        self._read: set[bytes] = set()
+        self._held: set[bytes] = set()
         self._writes: dict[bytes, bytes | None] = {}
         self._ended = False
 
     def get(self, key: bytes) -> bytes | None:
         if key in self._writes:
             return self._writes[key]
-        self._read.add(key)
         return self._store.read(key, self.start)
 
     def scan(self, begin: bytes, end: bytes, limit: int = -1) -> Iterator[tuple[bytes, bytes]]:
-        """Keys that the range gains before the commit are not noticed, as in TiKV: rules rewrite the parent instead."""
-        ours = sorted(key for key in self._writes if begin <= key < end)
-        pairs = dict(super().scan(begin, end, limit if limit < 0 else limit + len(ours)))
-        self._read.update(pairs)
-        for key in ours:
-            value = self._writes[key]
-            if value is None:
-                pairs.pop(key, None)
-            else:
-                pairs[key] = value
-        found = sorted(pairs.items())
-        return iter(found if limit < 0 else found[:limit])
+        """Keys that the range gains before the commit are not noticed, as in TiKV: the parent is held instead."""
+        ours = sum(begin <= key < end for key in self._writes)
+        pairs = dict(super().scan(begin, end, limit if limit < 0 else limit + ours))
+        return overlaid(pairs.items(), self._writes, begin, end, limit)
+
+    def hold(self, key: bytes) -> None:
+        self._held.add(key)
 
     def set(self, key: bytes, value: bytes) -> None:
         self._writes[key] = value
@@ -180,7 +177,7 @@ class MemoryTransaction(_View):
 
     def commit(self) -> None:
         if self._writes:
-            self._store.apply(self.start, self._read, self._writes)
+            self._store.apply(self.start, self._held, self._writes)
 
     def close(self) -> None:
         if not self._ended:

@@ -36,6 +36,10 @@ class TkvReader:
         data = self.kv.get(keys.attr_key(ino))
         return None if data is None else Attr.decode(data)
 
+    def opening(self, ino: int) -> tuple[Attr | None, bytes | None]:
+        """Two keys of one state would need a timestamp, which is a round trip too."""
+        return self.attr(ino), None
+
     def lately(self, ino: int, age_s: float) -> tuple[Attr, float] | None:
         """A read costs next to nothing, so nothing is remembered."""
         return None
@@ -147,7 +151,7 @@ class TkvReader:
 
 
 class LatestReader(TkvReader):
-    """Reads outside transactions. Calls that read twice take one state for both."""
+    """Reads outside transactions. Listings are of one state."""
 
     __slots__ = ("_store",)
 
@@ -156,6 +160,13 @@ class LatestReader(TkvReader):
         self._store = store
 
     def target(self, parent: int, name: bytes) -> tuple[Dirent, Attr | None] | None:
+        """The attributes may be newer than the name, but not those of an inode that is gone: then both are read again.
+
+        So it takes two reads and no timestamp; a name that is missing takes one.
+        """
+        found = super().target(parent, name)
+        if found is None or found[1] is not None:
+            return found
         kv = self._store.begin()
         try:
             return TkvReader(kv).target(parent, name)

@@ -8,10 +8,11 @@ from typing import Any, Final
 from meta.attr import Attr
 from meta.slices import RECORD_SIZE, encode_delayed
 from meta.tkv import keys, values
+from meta.tkv.deferred import Totals, plus
 from meta.tkv.kv import KvTransaction
 from meta.tkv.reader import TkvReader
 from meta.transaction import Appended, Delayed, DeletedFile, DirStat, Owner, Quota, QuotaKind, Read, SessionRecord
-from meta.types import Dirent
+from meta.types import DIRECTORY, Dirent
 
 _KEY_OF: Final[dict[str, Callable[..., bytes]]] = {
     "attr": keys.attr_key,
@@ -30,22 +31,36 @@ _KEY_OF: Final[dict[str, Callable[..., bytes]]] = {
 }
 """The key that a read of one value needs (first), by its name; reads of ranges are not in it."""
 
+_NAMES: Final = ("entry", "target")
+
 
 class TkvTransaction(TkvReader):
-    """`Transaction` over a `KvTransaction`. With `defer_usage`, `usage` collects what the engine shall add later."""
+    """`Transaction` over a `KvTransaction`. With `defer`, `totals` collects what the engine shall add later.
 
-    __slots__ = ("_changelog", "_defer_usage", "_tx", "usage")
+    `shards` of the change log; 0: it is in one piece.
+    """
 
-    def __init__(self, tx: KvTransaction, defer_usage: bool) -> None:
+    __slots__ = ("_changed_dirs", "_changelog", "_defer", "_moves", "_seen", "_shards", "_tx", "totals")
+
+    def __init__(self, tx: KvTransaction, defer: bool, shards: int = 0) -> None:
         super().__init__(tx)
+        self._shards = shards
         self._tx = tx
-        self._defer_usage = defer_usage
+        self._defer = defer
         self._changelog = 0
-        self.usage = (0, 0)  # space, inodes
+        self.totals = Totals()
+        self._seen: set[int] = set()  # inodes whose attributes were read
+        self._changed_dirs: set[int] = set()
+        self._moves = [False, False]  # a name went, a directory got one
 
     def prefetch(self, *reads: Read) -> None:
-        """One round trip for all reads of single values; the store's transaction remembers them."""
-        wanted = [_key(name, arguments) for name, *arguments in reads if name in _KEY_OF]
+        """One round trip for all reads of single values; the store's transaction remembers them.
+
+        With a name comes the statistic of its directory: who reads a name here will mostly change it.
+        """
+        wanted = {_key(name, arguments): None for name, *arguments in reads if name in _KEY_OF}
+        if not self._defer:
+            wanted.update((_key("dir_stat", arguments[:1]), None) for name, *arguments in reads if name in _NAMES)
         if len(wanted) > 1:
             self._tx.batch_get(wanted)
 
@@ -55,10 +70,29 @@ class TkvTransaction(TkvReader):
     def delete_attr(self, ino: int) -> None:
         self._tx.delete(keys.attr_key(ino))
 
+    def attr(self, ino: int) -> Attr | None:
+        self._seen.add(ino)
+        return super().attr(ino)
+
+    def guard(self) -> None:
+        """Before the commit: hold what stores that only compare writes with writes would overlook.
+
+        A name is made in a directory that is being removed: both see it empty, and only one of them writes it. Two
+        directories are moved, each below the other: each sees the other's ancestors as they were.
+        """
+        inos = self._seen if all(self._moves) else self._changed_dirs
+        for ino in inos:
+            self._tx.hold(keys.attr_key(ino))
+
     def put_entry(self, parent: int, name: bytes, entry: Dirent) -> None:
+        self._moves[0] |= bool(self._changed_dirs)  # of two that are exchanged none goes
+        self._moves[1] |= entry.type == DIRECTORY
+        self._changed_dirs.add(parent)
         self._tx.set(keys.entry_key(parent, name), values.encode_entry(entry))
 
     def delete_entry(self, parent: int, name: bytes) -> None:
+        self._moves[0] = True
+        self._changed_dirs.add(parent)
         self._tx.delete(keys.entry_key(parent, name))
 
     def add_parent(self, ino: int, parent: int, delta: int) -> None:
@@ -97,7 +131,7 @@ class TkvTransaction(TkvReader):
         return appended
 
     def put_chunk(self, ino: int, indx: int, records: bytes) -> None:
-        self._tx.set(keys.chunk_key(ino, indx), records)
+        self._set_or_delete(keys.chunk_key(ino, indx), records)
 
     def delete_chunk(self, ino: int, indx: int) -> None:
         self._tx.delete(keys.chunk_key(ino, indx))
@@ -159,10 +193,16 @@ class TkvTransaction(TkvReader):
         self._tx.set(keys.dir_stat_key(ino), values.encode_dir_stat(stat))
 
     def add_dir_stat(self, ino: int, delta: DirStat) -> None:
+        if self._defer:
+            self.totals.add_dir(ino, delta)
+        else:
+            self.add_dir_stat_now(ino, delta)
+
+    def add_dir_stat_now(self, ino: int, delta: DirStat) -> None:
+        """In this transaction, if the directory has a statistic."""
         stat = self.dir_stat(ino)
         if stat is not None:
-            added = DirStat(stat.length + delta.length, stat.space + delta.space, stat.inodes + delta.inodes)
-            self.put_dir_stat(ino, added)
+            self.put_dir_stat(ino, plus(stat, delta))
 
     def delete_dir_stat(self, ino: int) -> None:
         self._tx.delete(keys.dir_stat_key(ino))
@@ -182,8 +222,9 @@ class TkvTransaction(TkvReader):
         self._tx.delete(keys.quota_key(kind, key))
 
     def add_usage(self, space: int, inodes: int) -> None:
-        if self._defer_usage:
-            self.usage = (self.usage[0] + space, self.usage[1] + inodes)
+        if self._defer:
+            self.totals.space += space
+            self.totals.inodes += inodes
             return
         self.add_counter("usedSpace", space)
         self.add_counter("totalInodes", inodes)
@@ -211,7 +252,8 @@ class TkvTransaction(TkvReader):
 
     def append_changelog(self, line: str) -> None:
         """Numbered by the transaction, so that lines of several clients never collide."""
-        self._tx.set(keys.changelog_key(self._tx.start * 100 + self._changelog), line.encode())
+        first = self._tx.start if self._shards else self._tx.start * 100
+        self._tx.set(keys.changelog_key(first + self._changelog, self._shards), line.encode())
         self._changelog += 1
 
     def clear(self, prefix: bytes, length: int | None = None) -> None:

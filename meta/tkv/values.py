@@ -68,9 +68,8 @@ def decode_entry(data: bytes) -> Dirent:
 
 def decode_entries(values: Iterable[bytes]) -> list[tuple[int, int]]:
     """Many at once: types and inodes."""
-    unpack = _ENTRY.unpack
     try:
-        return [unpack(data) for data in values]
+        return list(map(_ENTRY.unpack, values))
     except struct.error as problem:
         raise Corrupt(f"a directory entry that has not {_ENTRY.size} bytes: {problem}") from None
 

@@ -1,0 +1,1 @@
+"""Metadata out of one database and into another: dumps in the two official formats. Start at `copy`."""
