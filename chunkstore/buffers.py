@@ -45,12 +45,13 @@ def new_memory(size: int) -> mmap.mmap | bytearray:
 class Page:
     """Memory of at least the size asked for, counted against the budget until its last holder releases it."""
 
-    __slots__ = ("_holders", "_memory", "_pool", "capacity", "data", "size")
+    __slots__ = ("_holders", "_memory", "_pool", "_reusable", "capacity", "data", "size")
 
     def __init__(self, pool: BufferPool, memory: mmap.mmap | bytearray, size: int) -> None:
         self._pool = pool
         self._memory = memory
         self._holders = 1
+        self._reusable = True
         self.capacity = len(memory)
         self.size = size
         self.data = memoryview(memory)[:size]
@@ -61,13 +62,18 @@ class Page:
             self._holders += 1
         return self
 
+    def share(self) -> memoryview:
+        """The bytes, for somebody who is no holder: they outlive the page, and its memory is not used again."""
+        self._reusable = False
+        return self.data.toreadonly()
+
     def release(self) -> None:
         """One holder less; `data` must not be touched by that holder afterwards."""
         with self._pool.lock:
             self._holders -= 1
             if self._holders:
                 return
-        self._pool.give_back(self._memory)
+        self._pool.give_back(self._memory, self._reusable)
 
 
 class BufferPool:
@@ -137,13 +143,13 @@ class BufferPool:
             if self._waiting:
                 self._room.notify_all()
 
-    def give_back(self, memory: mmap.mmap | bytearray) -> None:
+    def give_back(self, memory: mmap.mmap | bytearray, reusable: bool = True) -> None:
         """Called by the last release of a page."""
         capacity = len(memory)
         with self._room:
             self._used -= capacity
             kept = self._free_bytes + capacity
-            if capacity >= _POOLED and kept <= self._free_limit and self._used + kept <= self.limit:
+            if reusable and capacity >= _POOLED and kept <= self._free_limit and self._used + kept <= self.limit:
                 self._free.setdefault(capacity, []).append(memory)
                 self._free_bytes += capacity
             if self._waiting:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from chunkstore.bucket import Bucket
 from chunkstore.buffers import BufferPool, new_memory
+from chunkstore.cache.assembled import Assembled
 from chunkstore.cache.disks import DiskCache
 from chunkstore.cache.interface import BlockCache
 from chunkstore.cache.open import open_cache
@@ -60,6 +61,7 @@ class ChunkStore:
         self._prefetcher = Prefetcher(self._fetcher, self.cache, config.prefetch if self.cache.enabled else 0)
         self._uploads = Workers("upload", config.max_uploads)
         self._writeback = self._new_writeback()
+        self.assembled = Assembled(self.cache.dirs) if isinstance(self.cache, DiskCache) else None
         self._stop = threading.Event()
         self._trimmer = threading.Thread(target=self._trim, name="trim-buffers", daemon=True)
         self._trimmer.start()
@@ -104,22 +106,48 @@ class ChunkStore:
     # reading
 
     def read(self, slice_id: int, size: int, offset: int, length: int) -> memoryview:
-        """`length` bytes from `offset` of a slice of `size` bytes, in memory of their own."""
+        """`length` bytes from `offset` of a slice of `size` bytes, in memory that nobody changes."""
+        _check(size, offset, length)
+        block = block_at(slice_id, size, offset, self.config.block_size)
+        if length * 2 > block.size and not (self.cache.enabled and self.cache.where(block)):
+            start = offset % self.config.block_size
+            if start + length <= block.size and not self._in_part(block, start, length):
+                self._count_miss(length)
+                return self._fetched(block)[start : start + length]
         view = memoryview(new_memory(length))
         self.read_into(slice_id, size, offset, view)
         return view
 
+    def _fetched(self, block: Block) -> memoryview:
+        """The block's bytes as they came, without a copy: most of it is wanted."""
+        page = self._fetcher.fetch(block)
+        try:
+            return page.share()
+        finally:
+            page.release()
+
     def read_into(self, slice_id: int, size: int, offset: int, view: memoryview) -> None:
         """Fill `view` from `offset` of a slice of `size` bytes. After an error it may hold anything."""
-        if offset < 0 or offset + len(view) > size:
-            raise ValueError(f"read of {len(view)} bytes at {offset} of a slice of {size} bytes")
+        _check(size, offset, len(view))
+        for block, start, part in self._parts(slice_id, size, offset, view):
+            self._read_block(block, start, part)
+
+    def read_cached(self, slice_id: int, size: int, offset: int, view: memoryview) -> bool:
+        """The same out of the cache alone, proven as every read of it. False if a part is not (intact) there."""
+        parts = self._parts(slice_id, size, offset, view)
+        return all(self.cache.read_into(block, start, part) for block, start, part in parts)
+
+    def _parts(
+        self, slice_id: int, size: int, offset: int, view: memoryview
+    ) -> Iterator[tuple[Block, int, memoryview]]:
+        """Block by block: where in it the reading begins, and the part of `view` to fill."""
         block_size = self.config.block_size
         done = 0
         while done < len(view):
             start = (offset + done) % block_size
             block = block_at(slice_id, size, offset + done, block_size)
             count = min(len(view) - done, block.size - start)
-            self._read_block(block, start, view if count == len(view) else view[done : done + count])
+            yield block, start, view[done : done + count]
             done += count
 
     def _read_block(self, block: Block, offset: int, view: memoryview) -> None:
@@ -132,9 +160,7 @@ class ChunkStore:
                     metrics.blockcache_hit_bytes += len(view)
                 metrics.blockcache_read_hist_seconds.observe(time.perf_counter() - began)
                 return
-        with metrics.lock:
-            metrics.blockcache_miss += 1
-            metrics.blockcache_miss_bytes += len(view)
+        self._count_miss(len(view))
         if self._in_part(block, offset, len(view)) and not self._fetcher.under_way(block):
             try:
                 self._transfer.download_range(block, offset, view)
@@ -149,6 +175,11 @@ class ChunkStore:
             view[:] = page.data[offset : offset + len(view)]
         finally:
             page.release()
+
+    def _count_miss(self, length: int) -> None:
+        with self.metrics.lock:
+            self.metrics.blockcache_miss += 1
+            self.metrics.blockcache_miss_bytes += length
 
     def _in_part(self, block: Block, offset: int, length: int) -> bool:
         """Whether to fetch only what is asked for: always without a cache, else a small piece from the middle."""
@@ -244,6 +275,11 @@ class ChunkStore:
     def _trim(self) -> None:
         while not self._stop.wait(_TRIM_AFTER_S):
             self.buffers.trim(_TRIM_AFTER_S)
+
+
+def _check(size: int, offset: int, length: int) -> None:
+    if offset < 0 or offset + length > size:
+        raise ValueError(f"read of {length} bytes at {offset} of a slice of {size} bytes")
 
 
 @contextlib.contextmanager

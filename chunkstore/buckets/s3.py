@@ -21,6 +21,7 @@ from chunkstore.buckets import s3_address
 from chunkstore.buckets.remote import PATIENCE, RemoteBucket, Response, content_range, refused
 from chunkstore.buckets.s3_address import DEFAULT_REGION, S3Address
 from chunkstore.buckets.s3_body import Nothing, Outgoing
+from chunkstore.buckets.s3_direct import Direct
 from chunkstore.buckets.s3_errors import code_of, one_line, status_of, translated
 from chunkstore.buckets.sdk import silence
 from chunkstore.errors import BadBucket, Denied, NotFound, StoreError, Unavailable
@@ -31,6 +32,10 @@ _AFTER_ALL = "\U0010ffff"  # sorts behind every name
 _PLAIN = "STANDARD"  # the class that is meant where none is told
 _ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # classes whose objects cannot be read before they are restored
 _KEYS = {"minio": "MINIO_{0}_KEY", "scw": "SCW_{0}_KEY", "eos": "EOS_{0}_KEY"}  # where their keys may stand, too
+_HEADERS = {
+    "ContentType": "Content-Type", "ContentMD5": "Content-MD5", "StorageClass": "x-amz-storage-class",
+    "Tagging": "x-amz-tagging",
+}  # fmt: skip
 
 
 def open_s3(storage: str, address: str, access: Access) -> S3Bucket:
@@ -88,6 +93,7 @@ class S3Bucket(RemoteBucket):
         if not place.region:
             self._place = place = place._replace(region=self._find_region())
         self._client = self._new_client(place.region)
+        self._direct = Direct(self._client)
 
     def describe(self) -> str:
         host = self._place.endpoint or f"https://s3.{self._place.region}.amazonaws.com"
@@ -157,17 +163,21 @@ class S3Bucket(RemoteBucket):
     # one object
 
     def put(self, key: str, data: Data, tier: int = 0) -> None:
-        extra = self._class_of(tier)
-        if self._place.checksums:
-            extra["Metadata"] = sums.of(data, self.access.sum_unit)
+        extra = self._class_of(tier) | {"ContentType": "application/octet-stream"}
+        metadata = sums.of(data, self.access.sum_unit) if self._place.checksums else {}
         if self._place.checksums and not self._place.https:  # nothing else tells the server of bytes changed on the way
             digest = hashlib.md5(data, usedforsecurity=False).digest()
             extra["ContentMD5"] = binascii.b2a_base64(digest, newline=False).decode()
         what = f"write object {self.describe()}{key}"
+        headers = {_HEADERS[name]: value for name, value in extra.items()}
+        if self._call(what, self._direct.put, key, self._outgoing(data, what), headers, metadata):
+            return
+        self._direct.learn_from(key)
         self._call(
             what, self._client.put_object, Bucket=self._bucket, Key=key, Body=self._outgoing(data, what),
-            ContentType="application/octet-stream", **extra,
+            Metadata=metadata, **extra,
         )  # fmt: skip
+        self._direct.learned()
 
     def _outgoing(self, data: Data, what: str) -> Outgoing:
         return Outgoing(data, PATIENCE * self.access.timeout_s, what)
@@ -183,10 +193,14 @@ class S3Bucket(RemoteBucket):
         return extra
 
     def _open(self, key: str, start: int, end: int | None) -> Response:
-        asked = {} if start == 0 and end is None else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+        span = "" if start == 0 and end is None else f"bytes={start}-{'' if end is None else end - 1}"
         what = f"read object {self.describe()}{key}"
         try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=key, **asked)
+            answer = self._direct.get(key, span)
+            if answer is None:
+                self._direct.learn_from(key)
+                answer = self._client.get_object(Bucket=self._bucket, Key=key, **({"Range": span} if span else {}))
+                self._direct.learned()
         except Exception as error:
             if status_of(error) == 416:
                 return Response(start, start, start, {}, Nothing())
@@ -348,9 +362,9 @@ class S3Bucket(RemoteBucket):
 
     # failures
 
-    def _call(self, what: str, request: Any, **arguments: Any) -> Any:
+    def _call(self, what: str, request: Any, *words: Any, **arguments: Any) -> Any:
         try:
-            return request(**arguments)
+            return request(*words, **arguments)
         except Exception as error:
             raise self._failed(error, what) from error
 

@@ -1,7 +1,8 @@
 """One cache directory on a local disk: its files, what is known of them, and the threads that keep it in bounds.
 
 Not the choice between directories (`chunkstore.cache.disks`). Files are shared with other clients:
-`{dir}/.lock` (the directory's id), `{dir}/raw/{key}`, and `{dir}/rawstaging` (`chunkstore.cache.staging`).
+`{dir}/.lock` (the directory's id), `{dir}/raw/{key}`, and `{dir}/rawstaging` (`chunkstore.cache.staging`). Ours alone
+is `{dir}/assembled` (`chunkstore.cache.assembled`).
 
 Who runs. Any thread reads, inserts and removes. One writer thread brings inserted blocks to disk; one keeper looks
 after the disk (`chunkstore.cache.keeper`). `lock` guards index, pending blocks and open files; no I/O happens under it.
@@ -18,6 +19,7 @@ from collections import OrderedDict
 
 from chunkstore.buffers import Page
 from chunkstore.cache import blockfile
+from chunkstore.cache.assembled import AssembledDir
 from chunkstore.cache.blockfile import BlockFile
 from chunkstore.cache.eviction import Room
 from chunkstore.cache.folders import make_dirs, read_id, unlink_quietly
@@ -57,6 +59,7 @@ class CacheDir:
         self.scanning = True  # until the first scan is through, the disk is asked
         self.stopping = threading.Event()
         self.room = Room(path, config, capacity, items)
+        self.assembled = AssembledDir(self)
         self.keeper = Keeper(self)
         self._threads = [
             threading.Thread(target=run, name=f"cache-{name}", daemon=True)

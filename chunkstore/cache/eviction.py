@@ -45,6 +45,7 @@ class Room:
         self.stage_full = False  # less than half of it: none for staged ones either
         self._path = path
         self._ratio = config.free_space_ratio
+        self._evicting = config.cache_eviction != "none"
         self._wanted = capacity
         self._capacity = capacity
         self._wanted_items = items
@@ -83,6 +84,12 @@ class Room:
 
     def exceeded(self, index: Index) -> bool:
         return index.used > self._capacity or len(index) - index.staged > self._items
+
+    def fits(self, size: int, index: Index) -> bool:
+        """Whether a file of this size may be made: half of the room is for blocks."""
+        if self.raw_full or size > self._capacity // 2:
+            return False
+        return self._evicting or index.used + size <= self._capacity
 
     def goal(self) -> Goal:
         """A bit below the bounds, so that not every insertion evicts."""

@@ -28,7 +28,7 @@ class Index:
     """Blocks by packed key."""
 
     def __init__(self, seed: int | None = None) -> None:
-        self.used = 0  # bytes, with ENTRY_COST for each counted block
+        self.used = 0  # bytes, with ENTRY_COST for each counted block, and of what else is held
         self.staged = 0  # blocks
         self._slots: dict[int, int] = {}
         self._keys: list[int] = []  # shares the dict's integers
@@ -91,6 +91,14 @@ class Index:
             self.staged += sign
         else:
             self.used += sign * (size + ENTRY_COST)
+
+    def hold(self, size: int) -> None:
+        """Count bytes of the directory that are not blocks; with a minus, no longer."""
+        self.used += size
+
+    def used_at(self, key: int) -> int:
+        """When a block that is here was used last."""
+        return self._atimes[self._slots[key]]
 
     # scans
 

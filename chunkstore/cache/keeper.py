@@ -70,12 +70,23 @@ class Keeper:
                 self._dir.index.discard(key)
                 self._dir.open_files.pop(key, None)
         self._unlink_evicted(victims)
+        self._expire_copies(time.time() - self._dir.config.cache_expire_s)
+
+    def _expire_copies(self, before: float) -> None:
+        while True:
+            with self._dir.lock:
+                oldest = self._dir.assembled.oldest()
+                if oldest is None or oldest[1] >= before:
+                    return
+                self._dir.assembled.evict(oldest[0])
+            unlink_quietly(f"{self._dir.assembled.path}/{oldest[0]}")
 
     def scan(self) -> None:
         """Learn what is on the disk. Without this, or until its end, each miss asks the disk."""
         with self._dir.lock:
             self._dir.scanning = True
             self._dir.index.begin_scan()
+        self._dir.assembled.scan()
         for block, size, atime in walk(f"{self._dir.path}/raw", self._dir.config.hash_prefix, self._dir.stopping):
             with self._dir.lock:
                 self._dir.index.add(pack(block.slice_id, block.indx), size, atime)
@@ -125,7 +136,9 @@ class Keeper:
         aged = None
         while not self._dir.stopping.is_set():
             victims: list[Block] = []
+            copies: list[str] = []
             with self._dir.lock:
+                oldest = self._dir.assembled.oldest()
                 if aged is None and self._dir.config.cache_eviction == "lru":
                     aged = self._dir.index.by_age()
                 for _ in range(4 * _EVICT_BATCH):
@@ -133,6 +146,11 @@ class Keeper:
                         break
                     key = self._dir.index.older_of_two() if aged is None else next(aged, None)
                     size = None if key is None else self._dir.index.size(key)
+                    if oldest and (key is None or size is None or oldest[1] <= self._dir.index.used_at(key)):
+                        goal.freed(self._dir.assembled.evict(oldest[0]))
+                        copies.append(oldest[0])
+                        oldest = self._dir.assembled.oldest()
+                        continue
                     if key is None or size is None or size < 0:  # staged since the order was made
                         continue
                     self._dir.index.discard(key)
@@ -140,6 +158,8 @@ class Keeper:
                     goal.freed(size)
                     victims.append(Block(*unpack(key), size))
             self._unlink_evicted(victims)
+            for name in copies:
+                unlink_quietly(f"{self._dir.assembled.path}/{name}")
             if len(victims) < _EVICT_BATCH:
                 return
 
