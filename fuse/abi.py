@@ -195,4 +195,5 @@ fuse_notify_delete_out = Struct("=QQI4x")  # parent child namelen
 fuse_notify_store_out = Struct("=QQI4x")  # nodeid offset size
 fuse_notify_retrieve_out = Struct("=QQQI4x")  # notify_unique nodeid offset size
 
+fuse_backing_id = Struct("=I")
 fuse_backing_map = Struct("=iIQ")  # fd flags padding

@@ -1,4 +1,4 @@
-"""The only place that touches the /dev/fuse descriptor: read a request, write a reply.
+"""The only place that touches the /dev/fuse descriptor: read a request, write a reply, name a backing file.
 
 Not here: what the bytes mean. The descriptor is non-blocking and an idle reader waits in epoll, together with an
 eventfd: a thread blocked in read(2) could not be told to stop. It costs nothing measurable (14.9 µs of server time per
@@ -8,11 +8,13 @@ stat against 14.6), because a busy reader finds the next request at once.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import threading
 from collections.abc import Sequence
 
+from fuse import abi
 from fuse.errors import SessionEnded
 from fuse.operations import Buffer
 
@@ -68,6 +70,19 @@ class Device:
     def write(self, parts: Sequence[Buffer]) -> None:
         """Send one message, gathered from `parts`, whole or not at all."""
         os.writev(self.fd, parts)
+
+    def open_backing(self, fd: int) -> int:
+        """A backing id (1 or more) for the file behind `fd`, to answer opens with. The kernel keeps the file.
+
+        OSError: EPERM without CAP_SYS_ADMIN, EOPNOTSUPP where INIT did not agree on it, ELOOP if the file system of
+        the file is itself stacked on others.
+        """
+        request = bytearray(abi.fuse_backing_map.pack(fd, 0, 0))  # mutable: then the result is the ioctl's own
+        return int(fcntl.ioctl(self.fd, abi.FUSE_DEV_IOC_BACKING_OPEN, request, True))
+
+    def close_backing(self, number: int) -> None:
+        """No open will be answered with this id any more; files that are open with it stay so."""
+        fcntl.ioctl(self.fd, abi.FUSE_DEV_IOC_BACKING_CLOSE, abi.fuse_backing_id.pack(number))
 
     def close(self) -> None:
         """Leave the descriptor as a successor expects it: open and blocking. Nobody may be in `read` any more."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from fuse import abi
 from fuse.errors import MalformedRequest
+from fuse.nodes import inode_of
 from fuse.operations import Buffer, Caller, Entry, FileLock, Opened, Operations, SetAttr, Stat, StatFs, unsupported
 from fuse.reply import Listing, sized
 
@@ -80,7 +81,7 @@ def rename2(fs: Operations, caller: Caller, node: int, fields: Fields, names: tu
 
 
 def link(fs: Operations, caller: Caller, node: int, fields: Fields, name: bytes) -> Entry:
-    return fs.link(caller, fields[0], node, name)
+    return fs.link(caller, inode_of(fields[0]), node, name)
 
 
 def open_(fs: Operations, caller: Caller, node: int, fields: Fields, _: None) -> Opened:
@@ -213,7 +214,7 @@ def lseek(fs: Operations, caller: Caller, node: int, fields: Fields, _: None) ->
 
 def copy_file_range(fs: Operations, caller: Caller, node: int, fields: Fields, _: None) -> int:
     fh, offset, out_node, out_fh, out_offset, length, flags = fields
-    return fs.copy_file_range(caller, node, fh, offset, out_node, out_fh, out_offset, length, flags)
+    return fs.copy_file_range(caller, node, fh, offset, inode_of(out_node), out_fh, out_offset, length, flags)
 
 
 def syncfs(fs: Operations, caller: Caller, node: int, fields: Fields, _: None) -> None:

@@ -103,6 +103,13 @@ OF_AN_INODE = frozenset(
 )
 """Requests that a path has led to, about the inode itself: if that is gone the name may lead to another one by now."""
 
+FOLLOWED_AGAIN = frozenset(
+    row.opcode
+    for row in ROWS
+    if row.name in ("LOOKUP", "GETATTR", "READLINK", "OPEN", "OPENDIR", "ACCESS", "STATFS", "GETXATTR", "LISTXATTR")
+)
+"""Requests on the way along a path that change nothing: on ESTALE the kernel follows it once more."""
+
 
 def listing() -> str:
     """What is implemented, one line per opcode, for the docs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from fuse.abi import FUSE_UNIQUE_RESEND
@@ -21,17 +21,19 @@ class Caller:
     """Who sent a request: credentials as the kernel gives them, and whether the request was interrupted meanwhile.
 
     `groups` is read from /proc when first asked for (the kernel sends only the primary group). `checked` says that the
-    kernel has already checked permissions (mount option default_permissions), so that the file system need not.
+    kernel has already checked permissions (mount option default_permissions), so that the file system need not. `node`
+    is the node id that the request is about, as the kernel has it: perhaps an alias (`fuse.nodes`); 0 if nobody told.
     """
 
-    __slots__ = ("_event", "_groups", "checked", "gid", "pid", "uid", "unique")
+    __slots__ = ("_event", "_groups", "checked", "gid", "node", "pid", "uid", "unique")
 
-    def __init__(self, uid: int, gid: int, pid: int, unique: int = 0, checked: bool = True) -> None:
+    def __init__(self, uid: int, gid: int, pid: int, unique: int = 0, checked: bool = True, node: int = 0) -> None:
         self.uid = uid
         self.gid = gid
         self.pid = pid
         self.unique = unique
         self.checked = checked
+        self.node = node
         self._event: threading.Event | None = None
         self._groups: tuple[int, ...] | None = None
 
@@ -105,16 +107,20 @@ class Stat(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A directory entry as LOOKUP answers it. `stat.ino` is the node id; 0 caches the absence of the name."""
+    """A directory entry as LOOKUP answers it. `stat.ino` is the node id, unless `node` is an alias (`fuse.nodes`).
+
+    An inode of 0 caches the absence of the name.
+    """
 
     stat: Stat
     entry_valid_s: float
     attr_valid_s: float
     generation: int = 1
+    node: int = 0
 
 
 class Opened(NamedTuple):
-    """An open file or directory: handle number and FOPEN_* flags (`fuse.abi`)."""
+    """An open file or directory: handle number, FOPEN_* flags (`fuse.abi`), with FOPEN_PASSTHROUGH a backing id."""
 
     fh: int
     flags: int = 0
@@ -162,19 +168,40 @@ class StatFs(NamedTuple):
 
 
 class DirSink(Protocol):
-    """Where `readdir` puts entries. `add*` answers False when the reply is full: that entry is not taken."""
+    """Where `readdir` puts entries. `add*` answers False when the reply is full: that entry is not taken.
+
+    Those that take many are made of the others here; who can do better does.
+    """
 
     def add(self, name: bytes, ino: int, file_type: int, next_offset: int) -> bool:
         """Add a plain entry; `file_type` is the S_IFMT part of a mode; `next_offset` resumes the listing after it."""
         ...
 
-    def add_all(self, entries: Iterable[tuple[bytes, int, int]], next_offset: int) -> int:
-        """Add plain entries (name, inode, file type) whose offsets count up from `next_offset`; how many were taken."""
-        ...
-
     def add_plus(self, name: bytes, entry: Entry, next_offset: int) -> bool:
         """Add an entry with attributes (READDIRPLUS). Counts as a lookup of that node, except for `.` and `..`."""
         ...
+
+    @property
+    def at_most(self) -> int:
+        """There is no room for more entries than this."""
+        ...
+
+    def add_all(self, names: Sequence[bytes], inos: Sequence[int], types: Sequence[int], next_offset: int) -> int:
+        """Add plain entries, told in columns, whose offsets count up from `next_offset`; how many were taken."""
+        for took, (name, ino, file_type) in enumerate(zip(names, inos, types, strict=True)):
+            if not self.add(name, ino, file_type, next_offset + took):
+                return took
+        return len(names)
+
+    def add_all_plus(
+        self, names: Sequence[bytes], stats: Sequence[Sequence[int]], valid: Sequence[tuple[float, float]],
+        next_offset: int,
+    ) -> int:  # fmt: skip
+        """The same with attributes: a column for each field of `Stat`, and how long names and attributes are valid."""
+        for took, (name, fields, times) in enumerate(zip(names, zip(*stats, strict=True), valid, strict=True)):
+            if not self.add_plus(name, Entry(Stat(*fields), *times), next_offset + took):
+                return took
+        return len(names)
 
 
 class Operations:

@@ -30,6 +30,7 @@ from time import perf_counter
 
 from fuse.config import SessionConfig
 from fuse.operations import Caller
+from fuse.under_way import UnderWay
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,13 @@ _LONGEST_SLEEP_S = 1.0  # and looks again by itself at the latest after this
 class Worker:
     """A serving thread with its own request buffer. `started` is 0 while it waits for a request."""
 
-    __slots__ = ("buffer", "caller", "ended", "gate", "started", "view")
+    __slots__ = ("buffer", "caller", "ended", "gate", "slot", "started", "view")
 
-    def __init__(self, buffer_size: int) -> None:
+    def __init__(self, buffer_size: int, slot: int) -> None:
         self.buffer = (bytearray(buffer_size),)
         self.view = memoryview(self.buffer[0])
         self.caller: Caller | None = None
+        self.slot = slot
         self.started = 0.0
         self.ended = 0.0
         self.gate = threading.Lock()
@@ -55,7 +57,9 @@ class Worker:
 class Pool:
     """`serve(worker)` must read and answer requests until `keep_reading(worker)` is False."""
 
-    def __init__(self, serve: Callable[[Worker], None], config: SessionConfig, buffer_size: int) -> None:
+    def __init__(
+        self, serve: Callable[[Worker], None], config: SessionConfig, buffer_size: int, notes: UnderWay | None = None
+    ) -> None:
         self.leader: Worker | None = None
         self.asleep = False
         self.stopping = False
@@ -63,10 +67,12 @@ class Pool:
         self._serve = serve
         self._config = config
         self._buffer_size = buffer_size
+        self._notes = notes
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._parked: list[Worker] = []
         self._lock_waits = 0
+        self._seen: set[tuple[float, float]] = set()
         self._changed = threading.Event()  # wakes the overseer
         self._empty = threading.Condition(self._lock)
 
@@ -93,13 +99,14 @@ class Pool:
             self.leader = self._parked.pop()
             self.leader.gate.release()
         elif len(self._workers) - self._lock_waits < self._config.max_threads:
-            worker = self.leader = Worker(self._buffer_size)  # before it runs: it compares itself with `leader`
+            slot = self._notes.slot() if self._notes else -1
+            worker = self.leader = Worker(self._buffer_size, slot)  # before it runs: it compares itself with `leader`
             self._workers.add(worker)
             try:
                 threading.Thread(target=self._run, args=(worker,), name="fuse", daemon=True).start()
             except RuntimeError as error:  # no more threads from the system: as if the bound were reached
                 log.warning("cannot start a thread: %s", error)
-                self._workers.discard(worker)
+                self._forget(worker)
                 self.leader = None
 
     def _run(self, worker: Worker) -> None:
@@ -110,10 +117,15 @@ class Pool:
             self.stop()
         finally:
             with self._lock:
-                self._workers.discard(worker)
+                self._forget(worker)
                 if self.leader is worker and not self.stopping:
                     self._appoint()
                 self._empty.notify_all()
+
+    def _forget(self, worker: Worker) -> None:
+        self._workers.discard(worker)
+        if self._notes:
+            self._notes.leave(worker.slot)
 
     def keep_reading(self, worker: Worker) -> bool:
         """For a worker that is no longer the leader: wait to become it again. False: the thread is to end."""
@@ -154,21 +166,22 @@ class Pool:
 
     def interrupt(self, unique: int) -> bool:
         """Interrupt the request `unique`; False if no thread is serving it."""
-        with self._lock:
-            callers = [worker.caller for worker in self._workers]
-        for caller in callers:
-            if caller is not None and caller.unique == unique:
+        for caller in self.under_way():
+            if caller.unique == unique:
                 caller.interrupt()
                 return True
         return False
 
-    def interrupt_all(self) -> None:
-        """Interrupt every request that is being served."""
+    def under_way(self) -> list[Caller]:
+        """Who waits for the requests that are being served, and maybe for some that are answered by now."""
         with self._lock:
-            callers = [worker.caller for worker in self._workers]
-        for caller in callers:
-            if caller is not None:
-                caller.interrupt()
+            return [worker.caller for worker in self._workers if worker.caller is not None]
+
+    def gets_on(self) -> bool:
+        """Whether a request was begun or ended since the last call, or none can be read: all threads are at work."""
+        with self._lock:
+            seen, self._seen = self._seen, {(worker.started, worker.ended) for worker in self._workers}
+            return (self.leader is None and bool(self._workers)) or seen != self._seen
 
     def wake(self) -> None:
         """Called by the leader when it gets a request and sees `asleep`."""

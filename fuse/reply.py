@@ -7,7 +7,9 @@ list of buffers that is gathered by writev without copying.
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 
 from fuse import abi
 from fuse.operations import Buffer, Entry, FileLock, Opened, Stat, StatFs
@@ -19,8 +21,16 @@ _pack_attr = abi.fuse_attr_out.pack
 _pack_create = abi.fuse_create_out.pack
 _pack_plus = abi.fuse_direntplus.pack
 _pack_dirent = abi.fuse_dirent.pack
-_DIRENT_SIZE = abi.fuse_dirent.size
 _PADDING = tuple(b"\0" * (-length % 8) for length in range(8))
+_LONGEST_NAME = 1024  # that the kernel takes
+_NAMED = tuple(  # an entry with its name and the padding, by the length of the name
+    struct.Struct(f"{abi.fuse_dirent.format}{length + (-length & 7)}s") for length in range(_LONGEST_NAME + 1)
+)
+_PACK_NAMED = tuple(each.pack for each in _NAMED)
+_RECORD_SIZE = tuple(each.size for each in _NAMED)
+_PLUS_SIZE = tuple(abi.fuse_entry_out.size + each.size for each in _NAMED)
+_GENERATION = Entry._field_defaults["generation"]
+_UNKNOWN = bytes(abi.fuse_entry_out.size)  # before an entry without attributes
 
 
 def nothing(_: None) -> bytes:
@@ -29,8 +39,8 @@ def nothing(_: None) -> bytes:
 
 
 def entry(result: Entry) -> bytes:
-    stat, entry_valid, attr_valid, generation = result
-    return _pack_entry(stat[0], generation, *_validity(entry_valid, attr_valid), *stat)
+    stat, entry_valid, attr_valid, generation, node = result
+    return _pack_entry(node or stat[0], generation, *_validity(entry_valid, attr_valid), *stat)
 
 
 def _validity(entry_s: float, attr_s: float) -> tuple[int, int, int, int]:
@@ -104,12 +114,13 @@ class Listing:
     id 0), which the kernel lists without caching anything about it.
     """
 
-    __slots__ = ("_plus", "_room", "_times", "_valid", "payload")
+    __slots__ = ("_plus", "_room", "_sizes", "_times", "_valid", "payload")
 
     def __init__(self, size: int, plus: bool) -> None:
         self.payload = bytearray()
         self._room = size
         self._plus = plus
+        self._sizes = _PLUS_SIZE if plus else _RECORD_SIZE  # by the length of the name
         self._valid = (0.0, 0.0)  # of the last entry, and the same as the kernel wants it
         self._times = (0, 0, 0, 0)
 
@@ -119,37 +130,17 @@ class Listing:
             return self._append(_pack_plus(*none, ino, next_offset, len(name), file_type >> 12), name)
         return self._append(_pack_dirent(ino, next_offset, len(name), file_type >> 12), name)
 
-    def add_all(self, entries: Iterable[tuple[bytes, int, int]], next_offset: int) -> int:
-        if self._plus:
-            first = next_offset
-            for name, ino, file_type in entries:
-                if not self.add(name, ino, file_type, next_offset):
-                    break
-                next_offset += 1
-            return next_offset - first
-        records = []
-        room, offset = self._room, next_offset
-        for name, ino, file_type in entries:
-            length = len(name)
-            room -= _DIRENT_SIZE + length + (-length & 7)
-            if room < 0:
-                break
-            records.append(_pack_dirent(ino, offset, length, file_type >> 12) + name + _PADDING[length & 7])
-            offset += 1
-        whole = b"".join(records)
-        self.payload += whole
-        self._room -= len(whole)
-        return offset - next_offset
-
     def add_plus(self, name: bytes, entry: Entry, next_offset: int) -> bool:
-        stat, entry_valid, attr_valid, generation = entry
+        stat, entry_valid, attr_valid, generation, node = entry
         if not self._plus:
             return self.add(name, stat.ino, stat.mode, next_offset)
         if self._valid != (entry_valid, attr_valid):
             self._valid, self._times = (entry_valid, attr_valid), _validity(entry_valid, attr_valid)
         ino = stat[0]
         return self._append(
-            _pack_plus(ino, generation, *self._times, *stat, ino, next_offset, len(name), (stat[9] & 0o170000) >> 12),
+            _pack_plus(
+                node or ino, generation, *self._times, *stat, ino, next_offset, len(name), (stat[9] & 0o170000) >> 12
+            ),
             name,
         )
 
@@ -160,3 +151,37 @@ class Listing:
         self._room -= len(whole)
         self.payload += whole
         return True
+
+    @property
+    def at_most(self) -> int:
+        return self._room // self._sizes[1]
+
+    def add_all(self, names: Sequence[bytes], inos: Sequence[int], types: Sequence[int], next_offset: int) -> int:
+        return self._append_all(names, inos, types, next_offset, repeat(_UNKNOWN))
+
+    def add_all_plus(
+        self, names: Sequence[bytes], stats: Sequence[Sequence[int]], valid: Sequence[tuple[float, float]],
+        next_offset: int,
+    ) -> int:  # fmt: skip
+        known = {pair: _validity(*pair) for pair in set(valid)}
+        times = zip(*map(known.__getitem__, valid), strict=True)
+        heads = map(_pack_entry, stats[0], repeat(_GENERATION), *times, *stats)
+        return self._append_all(names, stats[0], stats[9], next_offset, heads)
+
+    def _append_all(
+        self, names: Sequence[bytes], inos: Sequence[int], modes: Sequence[int], next_offset: int,
+        heads: Iterable[bytes],
+    ) -> int:  # fmt: skip
+        """As many entries as there is room for; `heads` stand before those of READDIRPLUS."""
+        sizes, records, room, offset = self._sizes, [], self._room, next_offset
+        for name, ino, mode in zip(names, inos, modes, strict=True):
+            length = len(name)
+            room -= sizes[length]
+            if room < 0:
+                break
+            records.append(_PACK_NAMED[length](ino, offset, length, mode >> 12, name))
+            offset += 1
+        whole = b"".join(chain.from_iterable(zip(heads, records, strict=False)) if self._plus else records)
+        self.payload += whole
+        self._room -= len(whole)
+        return offset - next_offset

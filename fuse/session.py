@@ -27,10 +27,12 @@ from fuse.config import SessionConfig
 from fuse.device import Device
 from fuse.errors import FuseError, MalformedRequest, SessionEnded
 from fuse.handshake import Negotiated, negotiate, other_major
+from fuse.nodes import ALIAS, inode_of
 from fuse.notify import Notifier
 from fuse.operations import Caller, Operations
 from fuse.pool import Pool, Worker
 from fuse.reply import Payload
+from fuse.under_way import UnderWay
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class Session:
         config: SessionConfig | None = None,
         errno_of: Callable[[BaseException], int | None] = lambda error: None,
         negotiated: Negotiated | None = None,
+        under_way: UnderWay | None = None,
     ) -> None:
         self.operations = operations
         self.config = config or SessionConfig()
@@ -62,6 +65,8 @@ class Session:
         self.notifier = Notifier(self.device)
         self.negotiated = negotiated
         self._resumed = negotiated is not None
+        self._notes = under_way  # only if the kernel sends no request again
+        self.before_serving: Callable[[], None] = lambda: None  # called when INIT is answered, before any request is
         self.ready = threading.Event()  # INIT is answered, requests are served
         self.unmounted = False
         self._errno_of = errno_of
@@ -72,6 +77,7 @@ class Session:
         self._slow_s = self.config.slow_us / 1e6
         self._turns = [0] * len(self._average_s)
         self._longest_s = 10 * self._slow_s  # so that one slow request does not count for long
+        self._left: frozenset[int] = frozenset()  # requests that get no answer if they are interrupted
         self._unclaimed: dict[int, int] = {}
         self._pool: Pool | None = None
         self._stopping = False
@@ -103,9 +109,13 @@ class Session:
             self.operations.destroy()
 
     def _run_pool(self, negotiated: Negotiated) -> None:
-        pool = self._pool = Pool(self._serve, self.config, max(_SMALLEST_BUFFER, negotiated.max_write + 4096))
-        if self._resumed and negotiated.has(abi.FUSE_HAS_RESEND):
-            self.notifier.resend()
+        if negotiated.has(abi.FUSE_HAS_RESEND):
+            self._notes = None
+        self.before_serving()
+        if self._resumed:
+            self._see_to_lost_requests()
+        buffer_size = max(_SMALLEST_BUFFER, negotiated.max_write + 4096)
+        pool = self._pool = Pool(self._serve, self.config, buffer_size, self._notes)
         self.ready.set()
         if self._stopping:
             return
@@ -115,6 +125,21 @@ class Session:
         if pool.failure is not None:
             raise pool.failure
 
+    def _see_to_lost_requests(self) -> None:
+        """What a predecessor has read and not answered: it comes again, or fails now."""
+        if self._notes is None:
+            self.notifier.resend()
+            return
+        for unique, opcode in self._notes.take_lost().items():
+            self._send_error(unique, _of_a_lost_request(opcode))
+
+    def gets_on(self) -> bool:
+        """Whether anything was done since the last call, or requests wait because all threads are at work.
+
+        Neither says that something is wrong: there may be no requests.
+        """
+        return self._pool is not None and self._pool.gets_on()
+
     def stop(self) -> None:
         """Read no more requests; those under way are answered, those unread stay with the kernel for a successor."""
         self._stopping = True
@@ -122,10 +147,12 @@ class Session:
             self._pool.stop()
         self.device.wake()
 
-    def interrupt_all(self) -> None:
-        """Interrupt every request under way, to hurry a stop."""
-        if self._pool is not None:
-            self._pool.interrupt_all()
+    def leave_rest(self) -> None:
+        """After `stop`: interrupt the requests that are still under way. A successor sees to them."""
+        callers = self._pool.under_way() if self._pool is not None else []
+        self._left = frozenset(caller.unique for caller in callers)
+        for caller in callers:
+            caller.interrupt()
 
     def _answer_init(self) -> Negotiated | None:
         """None if stopped before INIT came."""
@@ -187,11 +214,16 @@ class Session:
         alone = average_s <= self._slow_s or self._take_turn(opcode) == 0
         if not alone:
             pool.hand_over(worker)
-        caller = worker.caller = Caller(uid, gid, pid, unique, self._checked)
+        caller = worker.caller = Caller(uid, gid, pid, unique, self._checked, node)
+        notes = self._notes
+        if notes is not None:
+            notes.begin(worker.slot, unique, opcode)
         try:
-            self._call(route, caller, node, worker.view[: length - 8 * extensions])
+            self._call(route, caller, node if node < ALIAS else inode_of(node), worker.view[: length - 8 * extensions])
         except BaseException as error:  # whatever happens, somebody waits for an answer
             self._fail(route, caller, error)
+        if notes is not None and unique not in self._left:
+            notes.end(worker.slot)
         ended = worker.ended = perf_counter()
         taken_s = min(ended - worker.started, self._longest_s)
         worker.started = 0.0
@@ -225,6 +257,8 @@ class Session:
             number = errno.EIO
         if number == errno.ENOENT and row.opcode in opcodes.OF_AN_INODE:
             number = errno.ESTALE  # on which the kernel follows the path once more, without its cache
+        if number == errno.EINTR and caller.unique in self._left:
+            return
         if self._debug:
             log.debug(trace.failed(row, caller, number, error))
         if row.encode is not None:
@@ -310,3 +344,12 @@ def _route(row: opcodes.Row, handler: opcodes.Handler | None = None) -> Route:
     """A row unfolded into what the hot path needs."""
     start = _HEADER + row.struct.size
     return row, row.struct.unpack_from, start, row.carries, handler or row.handler, row.encode
+
+
+def _of_a_lost_request(opcode: int) -> int:
+    """What to answer when nobody knows any more what was asked."""
+    if opcode in opcodes.FOLLOWED_AGAIN:
+        return errno.ESTALE
+    if opcode == opcodes.FUSE_SETLKW:
+        return errno.EAGAIN  # EINTR would restart the call, but there is no signal that does: users would see errno 512
+    return errno.EINTR
