@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from juicefs_py.data.reader import FileReader
@@ -126,8 +126,8 @@ class OpenInode:
 class FileHandle:
     """An open file. `writer` and `claim` only if it is open for writing."""
 
-    __slots__ = ("claim", "fh", "flags", "flock_owner", "ino", "inode", "lock_owners", "reader", "recovered", "row",
-                 "writer")  # fmt: skip
+    __slots__ = ("backing", "bytes_read", "claim", "fh", "flags", "flock_owner", "ino", "inode", "lock_owners", "node",
+                 "reader", "recovered", "row", "writer")  # fmt: skip
 
     def __init__(self, fh: int, inode: OpenInode, flags: int, reader: FileReader, writer: FileWriter | None) -> None:
         self.fh = fh
@@ -141,6 +141,9 @@ class FileHandle:
         self.lock_owners: set[int] = set()
         self.recovered = False  # opened by another process: what was locked through it is not known
         self.row = 0  # in the ledger
+        self.node = 0  # the node id that the kernel opened, where `passthrough` keeps account of it
+        self.backing = 0  # the backing id by which the kernel reads past us
+        self.bytes_read = 0
 
     def __repr__(self) -> str:
         return f"FileHandle(fh={self.fh}, ino={self.ino}, flags={self.flags:#o})"
@@ -197,7 +200,9 @@ class HandleTable:
             if inode.refs == 0:
                 self._inodes.pop(inode.ino, None)
 
-    def open(self, inode: OpenInode, tier: int, flags: int, writable: bool, fh: int = 0) -> FileHandle:
+    def open(
+        self, inode: OpenInode, tier: int, flags: int, writable: bool, fh: int = 0, node: int = 0, backing: int = 0
+    ) -> FileHandle:
         """A new handle of a held inode, which takes over the hold; `fh` re-creates a known one."""
         reader = self._readers.open(inode.ino)
         writer = self._writers.acquire(inode.ino, tier) if writable else None
@@ -205,9 +210,10 @@ class HandleTable:
             if fh:
                 self._given(fh)
             handle = FileHandle(fh or self._number(writable), inode, flags, reader, writer)
+            handle.node, handle.backing = node, backing
             self._files[handle.fh] = handle
         if self._ledger is not None:
-            handle.row = self._ledger.opened(handle.fh, inode.ino, flags)
+            handle.row = self._ledger.opened(handle.fh, node or inode.ino, flags, backing)
         return handle
 
     @property
@@ -229,6 +235,10 @@ class HandleTable:
         """What the handles of an inode share; None if it is not open."""
         return self._inodes.get(ino)
 
+    def any_open(self, inos: Iterable[int]) -> bool:
+        """Whether any of these inodes is open."""
+        return not self._inodes.keys().isdisjoint(inos)
+
     def close(self, fh: int) -> FileHandle | None:
         """Forget a file handle; the caller does what closing means."""
         with self._lock:
@@ -240,7 +250,7 @@ class HandleTable:
         self.drop(handle.inode)
         self._readers.close(handle.reader)
         if handle.writer is not None:
-            self._writers.release(handle.writer)
+            self._writers.release(handle.writer, handle.claim)
         return handle
 
     def add(self, handle: object, fh: int = 0) -> int:

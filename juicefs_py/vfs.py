@@ -76,5 +76,7 @@ class VFS(DirOperations, LockOperations, RangeOperations, NameOperations):
         if not self.jobs.close():
             log.warning("not all commands of the control file ended in time")
         self.writers.close()
+        if self.passthrough is not None and self.passthrough.assembler is not None:
+            self.passthrough.assembler.close()
         self.readers.shutdown()
         self.housekeeper.close()

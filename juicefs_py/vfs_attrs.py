@@ -84,6 +84,8 @@ class AttrOperations(VFSBase):
         who = self.who(caller)
         valid = changes.valid
         if valid & abi.FATTR_SIZE:
+            if self.passthrough is not None and changes.fh is None:
+                self.passthrough.expect(ino, caller.node or ino)
             self._truncate(caller, ino, changes)
         bits = valid & _RULE_BITS
         if bits:
@@ -115,6 +117,8 @@ class AttrOperations(VFSBase):
                 attr = self.meta.truncate(self.who(caller), ino, size, handle=through_handle)
                 self.readers.invalidate(ino)
                 inode.changed(attr)
+                if self.passthrough is not None:
+                    self.passthrough.resized(ino, size)
         finally:
             self.handles.drop(inode)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from fuse.operations import Caller, Entry, Operations, Stat
@@ -21,6 +23,7 @@ from juicefs_py.errors import Troubles, refuse
 from juicefs_py.handles import HandleTable, OpenInode
 from juicefs_py.ledger import Ledger
 from juicefs_py.look_ahead import LookAhead
+from juicefs_py.passthrough import Passthrough
 from juicefs_py.vfs_config import VFSConfig
 from meta.attr import Attr
 from meta.errors import Refused
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
 
 BLKSIZE = 65536
 INTERNAL_VALID_S = 3600.0
+_FIELDS = attrgetter(
+    "length", "type", "mode", "atime", "mtime", "ctime", "atimensec", "mtimensec", "ctimensec",
+    "nlink", "uid", "gid", "rdev",
+)  # fmt: skip
 CHANGED_LIMIT = 10_000  # inodes whose last local change is remembered
 CHANGED_KEEP_S = 2.0  # longer than a page of a directory listing is trusted
 
@@ -53,6 +60,7 @@ class VFSBase(Operations):
         self.store = store
         self.config = config
         self.notifier: Notifier | None = None
+        self.passthrough: Passthrough | None = None  # only where the kernel agreed to it
         self.accesslog = AccessLog()
         self.troubles = Troubles()
         self.stats = MountStats(config.labels)
@@ -70,6 +78,8 @@ class VFSBase(Operations):
         self.internal = InternalFiles(config, self.accesslog, self.stats, meta, has_trash=meta.root == ROOT)
         self._changed: dict[int, float] = {}
         self._changing = threading.Lock()  # of the writers of `_changed`, which is replaced whole when it is cut
+        self.reopening = threading.Lock()  # handles of a predecessor, when they are used
+        self.lost_since = time.time()  # when the requests that come again were lost with a predecessor
         self._squash = config.all_squash or config.root_squash
         self._plain_callers = not config.checks_permissions
         self._names_valid_s = min(config.attr_timeout_s, config.entry_timeout_s, config.dir_entry_timeout_s)
@@ -126,6 +136,8 @@ class VFSBase(Operations):
         """The handles of an open file take in what was read since `epoch`."""
         if inode.learn(attr, length, epoch):
             self.readers.invalidate(inode.ino)
+            if self.passthrough is not None:
+                self.passthrough.outdated(inode.ino, self.meta.files.foreign(inode.ino))
 
     def trash(self) -> Attr:
         """The trash is there for everybody, also while the volume keeps none."""
@@ -169,7 +181,9 @@ class VFSBase(Operations):
             stat = self.stat(ino, attr)
         config = self.config
         is_dir = attr is not None and attr.type == DIRECTORY
-        return Entry(stat, config.dir_entry_timeout_s if is_dir else config.entry_timeout_s, config.attr_timeout_s)
+        name_s = config.dir_entry_timeout_s if is_dir else config.entry_timeout_s
+        node = self.passthrough.node_of(ino) if self.passthrough is not None else 0
+        return Entry(stat, name_s, config.attr_timeout_s, node=node)
 
     def check_name(self, name: bytes) -> None:
         """ENAMETOOLONG for names that no directory can hold."""
@@ -179,6 +193,15 @@ class VFSBase(Operations):
     def reserved(self, parent: int, name: bytes) -> bool:
         """Whether the name belongs to an internal file."""
         return parent == ROOT and self.internal.is_reserved(name)
+
+
+def stat_columns(inos: Sequence[int], attrs: Sequence[Attr]) -> list[Sequence[int]]:
+    """`VFSBase.stat_of` of many inodes: a column for each field of `Stat`."""
+    length, kinds, modes, *fields = zip(*map(_FIELDS, attrs), strict=True)
+    blocks = [(size + 511) >> 9 for size in length]
+    whole = [TYPE_TO_MODE[kind] | mode for kind, mode in zip(kinds, modes, strict=True)]
+    same = [BLKSIZE] * len(inos), [0] * len(inos)
+    return [inos, length, blocks, *fields[:6], whole, *fields[6:], *same]
 
 
 def is_special(ino: int) -> bool:

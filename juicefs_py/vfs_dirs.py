@@ -1,13 +1,9 @@
 """Listing directories, page by page, with offsets that stay valid while entries come and go.
 
-Not here: names one by one (`vfs_names`). A listing is a sequence of rows: internal files (in the root), `.`, `..`, then
-the entries in the engine's order, or by name (`--sort-dir`: an engine that has no such order then lists all at once).
-Offsets count rows. A handle keeps the page it is at; the next page begins at the engine's cursor behind it, so entries
-removed meanwhile neither shift nor hide others. A page begins at a remembered (row, cursor), so that a seek backwards
-finds it again.
-
-Some engines may list a name again in a later page, while their table shrinks: names that were listed are remembered by
-their hash, up to a limit, and not listed twice. (Of two names with one hash, one in 2^64, the second would be missing.)
+Not here: names one by one (`vfs_names`), what an open directory remembers (`dir_handle`). A listing is a sequence of
+rows: internal files (in the root), `.`, `..`, then the entries in the engine's order, or by name (`--sort-dir`: an
+engine that has no such order then lists all at once). Offsets count rows. A handle keeps the page it is at; the next
+page begins at the engine's cursor behind it, so entries removed meanwhile neither shift nor hide others.
 
 Attributes in a page are believed for a second, and not if the inode was changed through this mount since: then the
 entry goes out without attributes, and the kernel asks when it needs them. A name removed through this mount is not
@@ -19,85 +15,25 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from bisect import bisect_right
+from collections.abc import Sequence
+from stat import S_ISDIR
 
 from fuse.abi import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE
-from fuse.operations import Caller, DirSink, Opened
+from fuse.operations import Caller, DirSink, Opened, Stat
+from juicefs_py.dir_handle import DirHandle, Page
 from juicefs_py.errors import refuse
 from juicefs_py.vfs_base import VFSBase, is_special
 from juicefs_py.vfs_trace import traced
 from meta.errors import Refused
-from meta.transaction import Cursor, DirItem, DirPage
+from meta.transaction import Cursor, DirPage
 from meta.types import DIRECTORY, ROOT, TRASH, TYPE_TO_MODE
 
 FIRST_PAGE = 256
 PAGE = 4096
 PLUS_PAGE = 1024  # with attributes; smaller, because those age
 BELIEVED_S = 1.0
-LISTED_LIMIT = 200_000  # names whose hashes a listing remembers, about 13 MiB
+MODE = Stat._fields.index("mode")
 S_IFREG, S_IFDIR = TYPE_TO_MODE[1], TYPE_TO_MODE[DIRECTORY]
-
-
-class Page:
-    """Entries from row `first` on, and where the engine goes on behind them (None: nothing follows)."""
-
-    __slots__ = ("first", "items", "next", "read_at")
-
-    def __init__(self, first: int, items: list[DirItem], next: Cursor, read_at: float) -> None:
-        self.first = first
-        self.items = items
-        self.next = next
-        self.read_at = read_at
-
-    @property
-    def last(self) -> bool:
-        return self.next is None
-
-
-class DirHandle:
-    """An open directory. `lock` serialises its listings."""
-
-    def __init__(self, ino: int, head: list[tuple[bytes, int, int]]) -> None:
-        self.ino = ino
-        self.lock = threading.Lock()
-        self.head = head  # (name, inode, file type) of the rows before the entries
-        self.page: Page | None = None
-        self.gone: set[bytes] = set()
-        self._rows = [len(head)]
-        self._cursors: list[Cursor] = [None]
-        self._listed: set[int] = set()
-        self._end = 0  # the row behind the last one ever listed
-
-    def restart(self) -> None:
-        """A listing from the beginning sees the directory as it is now."""
-        self.page = None
-        self.gone.clear()
-        self._listed.clear()
-        self._end = 0
-        del self._rows[1:], self._cursors[1:]
-
-    def before(self, row: int) -> tuple[int, Cursor]:
-        """Where the page that holds `row` begins, or the nearest known page before it."""
-        k = max(bisect_right(self._rows, row) - 1, 0)
-        return self._rows[k], self._cursors[k]
-
-    def remember(self, row: int, cursor: Cursor) -> None:
-        """A page begins at `row`, which is at `cursor` for the engine."""
-        if row > self._rows[-1]:
-            self._rows.append(row)
-            self._cursors.append(cursor)
-
-    def unlisted(self, first: int, page: DirPage, began: Cursor) -> list[DirItem]:
-        """The entries of a page that begins at row `first`, without those that an earlier page has listed."""
-        if isinstance(page.next, bytes) or (page.next is None and not isinstance(began, int)):
-            return page.items  # by name, or one page
-        if first < self._end:
-            return page.items  # read again after a seek backwards
-        fresh = [item for item in page.items if hash(item.name) not in self._listed]
-        self._end = first + len(fresh)
-        if len(self._listed) < LISTED_LIMIT:
-            self._listed.update([hash(item.name) for item in fresh])
-        return fresh
 
 
 class DirOperations(VFSBase):
@@ -130,8 +66,11 @@ class DirOperations(VFSBase):
     def _dir(self, fh: int, ino: int) -> DirHandle:
         handle = self.handles.other(fh)
         if handle is None and fh & 1:  # of our predecessor, and of as many rows: offsets count them
-            handle = self._new_dir(ino, self.attr(ino)[0].parent)
-            self.handles.add(handle, fh)
+            with self.reopening:
+                handle = self.handles.other(fh)
+                if handle is None:
+                    handle = self._new_dir(ino, self.attr(ino)[0].parent)
+                    self.handles.add(handle, fh)
         if not isinstance(handle, DirHandle) or handle.ino != ino:
             raise refuse(errno.EBADF)
         return handle
@@ -165,9 +104,15 @@ class DirOperations(VFSBase):
     def _add_page(self, handle: DirHandle, page: Page, row: int, sink: DirSink, plus: bool) -> int:
         """Put what follows from `row` on into the reply; how many rows were taken, all of the page if there is room."""
         believed = plus and time.monotonic() - page.read_at < BELIEVED_S
+        rows = slice(row - page.first, row - page.first + sink.at_most)
+        names, inos = page.names[rows], page.inos[rows]
+        if handle.gone.isdisjoint(names):
+            if not believed:
+                return sink.add_all(names, inos, page.types[rows], row + 1)
+            if page.stats and not self._knows_better(inos, page.read_at):
+                stats = [column[rows] for column in page.stats]
+                return sink.add_all_plus(names, stats, self._valid(stats[MODE]), row + 1)
         items = page.items[row - page.first :]
-        if not (believed or handle.gone):
-            return sink.add_all(((item.name, item.ino, TYPE_TO_MODE[item.type]) for item in items), row + 1)
         changed, read_at, gone, entry = self._changed, page.read_at, handle.gone, self.entry
         for took, (name, ino, kind, attr) in enumerate(items, 1):
             if name in gone:
@@ -184,6 +129,20 @@ class DirOperations(VFSBase):
             if not added:
                 return took - 1
         return len(items)
+
+    def _knows_better(self, inos: Sequence[int], read_at: float) -> bool:
+        """Whether this mount knows more of any of these inodes than what was read then."""
+        changed, passthrough = self._changed, self.passthrough
+        if any(changed[ino] >= read_at for ino in changed.keys() & inos) or self.handles.any_open(inos):
+            return True
+        return passthrough is not None and passthrough.knows_any(inos)
+
+    def _valid(self, modes: Sequence[int]) -> list[tuple[float, float]]:
+        """For how long the kernel may keep names and attributes, as in `entry`."""
+        config = self.config
+        of_file = config.entry_timeout_s, config.attr_timeout_s
+        of_dir = config.dir_entry_timeout_s, config.attr_timeout_s
+        return [of_dir if S_ISDIR(mode) else of_file for mode in modes]
 
     def _page_of(self, caller: Caller, handle: DirHandle, row: int, plus: bool) -> Page | None:
         """The page that holds `row`, None behind the end."""

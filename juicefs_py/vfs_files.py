@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from fuse.abi import FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE
+from fuse.abi import FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH
+from fuse.nodes import inode_of
 from fuse.operations import Buffer, Caller, Opened
+from juicefs_py.assembling import SMALLEST
 from juicefs_py.control.internal import InternalHandle
 from juicefs_py.errors import refuse
 from juicefs_py.handles import FileHandle, OpenInode
+from juicefs_py.passthrough import Passthrough
 from juicefs_py.vfs_base import VFSBase, is_internal
 from juicefs_py.vfs_names import O_ACCMODE
 from juicefs_py.vfs_trace import traced
+from meta.attr import Attr
 from meta.errors import Refused
 from meta.types import FILE, MAX_FILE_SIZE, SUPERUSER
 
@@ -41,19 +45,38 @@ class FileOperations(VFSBase):
                     self.stat(ino)  # what is not committed yet counts
                 else:
                     self.learn(inode, opened.attr, opened.attr.length, epoch)
-                file = self.handles.open(inode, opened.attr.tier, flags, writable=flags & O_ACCMODE != 0)
+                file = self._new_handle(caller, inode, opened.attr, flags, lambda: not writing and inode.epoch == epoch)
             except BaseException:
                 self.meta.close(ino)
                 raise
         except BaseException:
             self.handles.drop(inode)
             raise
-        if opened.keep_cache:
-            return Opened(file.fh, FOPEN_KEEP_CACHE)
-        if self.notifier is not None:
+        keep = opened.keep_cache and (self.passthrough is None or self.passthrough.keeps_pages(ino))
+        if not opened.keep_cache and self.notifier is not None:
             # Another client may have changed the length. Attributes only (-1): nothing else may be told while we serve.
-            self.notifier.inval_inode(ino, -1, 0)
-        return Opened(file.fh)
+            self.notifier.inval_inode(file.node or ino, -1, 0)
+        if file.backing:
+            return Opened(file.fh, FOPEN_PASSTHROUGH, file.backing)
+        return Opened(file.fh, FOPEN_KEEP_CACHE if keep else 0)
+
+    def _new_handle(
+        self, caller: Caller, inode: OpenInode, attr: Attr, flags: int, fresh: Callable[[], bool]
+    ) -> FileHandle:
+        """A handle through us, or past us if the kernel can read a copy of what `attr` tells of."""
+        writable = flags & O_ACCMODE != 0
+        passthrough = self.passthrough
+        if passthrough is None:
+            return self.handles.open(inode, attr.tier, flags, writable)
+        foreign = self.meta.files.foreign(inode.ino, attr)
+        readable = fresh if not writable and foreign >= 0 else None
+        asked = caller.node if inode_of(caller.node) == inode.ino else 0  # else the request is about its directory
+        node, backing = passthrough.open(inode.ino, asked, attr, readable, foreign)
+        try:
+            return self.handles.open(inode, attr.tier, flags, writable, node=node, backing=backing)
+        except BaseException:
+            passthrough.release(inode.ino, node, backing)
+            raise
 
     def file_handle(self, fh: int, ino: int) -> FileHandle:
         """The handle; an odd one that is not known (we took over from another process) is opened again for reading."""
@@ -62,19 +85,26 @@ class FileOperations(VFSBase):
             return handle
         if fh & 1 == 0:
             raise refuse(errno.EBADF)
-        opened = self.meta.open(SUPERUSER, ino, os.O_RDONLY)
-        if opened.attr.type != FILE:
-            self.meta.close(ino)
-            raise refuse(errno.EBADF)
-        inode = self.handles.hold(ino)
-        return self.handles.open(inode, opened.attr.tier, os.O_RDONLY, writable=False, fh=fh)
+        with self.reopening:
+            handle = self.handles.file(fh, ino)
+            if handle is not None:
+                return handle  # by another request, a moment ago
+            opened = self.meta.open(SUPERUSER, ino, os.O_RDONLY)
+            if opened.attr.type != FILE:
+                self.meta.close(ino)
+                raise refuse(errno.EBADF)
+            inode = self.handles.hold(ino)
+            return self.handles.open(inode, opened.attr.tier, os.O_RDONLY, writable=False, fh=fh)
 
     def internal_handle(self, fh: int, ino: int, caller: Caller) -> InternalHandle:
         """The same for internal files; a command channel that is not known is gone for good."""
         handle = self.handles.other(fh)
         if handle is None:
-            handle = self.internal.reopen(ino, caller)
-            self.handles.add(handle, fh)
+            with self.reopening:
+                handle = self.handles.other(fh)
+                if handle is None:
+                    handle = self.internal.reopen(ino, caller)
+                    self.handles.add(handle, fh)
         if not isinstance(handle, InternalHandle) or handle.ino != ino:
             raise refuse(errno.EBADF)
         return handle
@@ -94,12 +124,25 @@ class FileOperations(VFSBase):
         if file is not None:
             file.before_read(offset, size)
         self.stats.read_sizes.observe(size)
+        handle.bytes_read += size
         try:
             return handle.reader.read(offset, size, self._length(handle.inode, offset + size))
         except Refused as problem:
             if problem.errno == errno.ENOENT:
                 raise refuse(errno.EBADF) from problem
             raise
+
+    def content(self, ino: int, offset: int, size: int) -> list[Buffer]:
+        """Bytes of a file that is so long, as a read through the mount would see them."""
+        file = self.writers.get(ino)
+        if file is not None:
+            file.before_read(offset, size)
+        reader = self.readers.open(ino)
+        try:
+            found = reader.read(offset, size, offset + size)
+        finally:
+            self.readers.close(reader)
+        return found if isinstance(found, list) else [found]
 
     def _length(self, inode: OpenInode, end: int) -> int:
         """Length of an open file, good enough for a read that ends at `end`."""
@@ -122,6 +165,8 @@ class FileOperations(VFSBase):
         try:
             handle.writer.write(handle.claim, offset, data)
             inode.grow(offset + size)
+            if self.passthrough is not None:
+                self.passthrough.wrote(ino, offset, data)
         except Refused as problem:
             raise refuse(errno.EBADF if problem.errno in _NOT_OPEN else problem.errno) from problem
         finally:
@@ -181,7 +226,16 @@ class FileOperations(VFSBase):
             self.drop_record_locks(handle, owners)
             self.drop_flock(handle)
             self.handles.close(fh)
+            if self.passthrough is not None:
+                self._let_go(self.passthrough, handle)
             self.meta.close(ino)
+
+    def _let_go(self, passthrough: Passthrough, handle: FileHandle) -> None:
+        if handle.node:
+            passthrough.release(handle.ino, handle.node, handle.backing)
+        whole = handle.bytes_read >= max(handle.inode.length, SMALLEST)
+        if passthrough.assembler is not None and whole and handle.writer is None:
+            passthrough.assembler.note(handle.ino)
 
     @traced(lambda result, ino: f"({ino})")
     def syncfs(self, caller: Caller, ino: int) -> None:

@@ -65,7 +65,7 @@ class NameOperations(VFSBase):
             entry = self.entry(item.ino, item.attr)
         except Refused:  # it is open, and gone
             return None
-        return Entry(entry.stat, entry.entry_valid_s - age_s, entry.attr_valid_s - age_s)
+        return entry._replace(entry_valid_s=entry.entry_valid_s - age_s, attr_valid_s=entry.attr_valid_s - age_s)
 
     @traced(lambda result, parent, name, mode, rdev, umask: (
         f"({parent},{text(name)},{shown(mode)},0x{rdev:08X}):{entry_of(result)}"
@@ -189,11 +189,19 @@ class NameOperations(VFSBase):
             entry = self.entry(ino, attr, current=current)
             if current:
                 self.learn(inode, attr, attr.length, inode.epoch)
-            handle = self.handles.open(inode, attr.tier, flags, writable=flags & O_ACCMODE != 0)
+            writable = flags & O_ACCMODE != 0
+            if self.passthrough is None:
+                return entry, Opened(self.handles.open(inode, attr.tier, flags, writable).fh)
+            node, _ = self.passthrough.open(ino, 0, attr, None)
+            try:
+                handle = self.handles.open(inode, attr.tier, flags, writable, node=node)
+            except BaseException:
+                self.passthrough.release(ino, node, 0)
+                raise
+            return entry._replace(node=node if node != ino else 0), Opened(handle.fh)
         except BaseException:
             self.handles.drop(inode)
             raise
-        return entry, Opened(handle.fh)
 
     def _check_new(self, parent: int, name: bytes) -> None:
         self.check_name(name)

@@ -18,6 +18,7 @@ from juicefs_py.vfs_trace import traced
 from meta.attr import Attr
 from meta.types import CHUNK_SHIFT, CHUNK_SIZE, MAX_FILE_SIZE
 
+COPY_STEP = 4 << 20
 COPY_AT_MOST = (1 << 32) - CHUNK_SIZE  # the reply counts bytes in 32 bits
 
 
@@ -37,6 +38,7 @@ class RangeOperations(AttrOperations, FileOperations):
             self.settle(ino)
             attr = self.meta.fallocate(self.who(caller), ino, mode, offset, length)
             self._content_changed(ino, attr)
+            self._renew_copies(ino, attr, offset, length)
 
     def _content_changed(self, ino: int, attr: Attr) -> None:
         self.readers.invalidate(ino)
@@ -69,7 +71,20 @@ class RangeOperations(AttrOperations, FileOperations):
             self.settle(out_ino)
             copied, attr = self.meta.copy_file_range(self.who(caller), ino, offset, out_ino, out_offset, length)
             self._content_changed(out_ino, attr)
+            self._renew_copies(out_ino, attr, out_offset, copied)
         return copied
+
+    def _renew_copies(self, ino: int, attr: Attr, offset: int, length: int) -> None:
+        """Bring a range of what the kernel reads past us up to date, while nobody writes."""
+        passthrough = self.passthrough
+        if passthrough is None or not passthrough.uses(ino):
+            return
+        end = min(offset + length, attr.length)
+        passthrough.resized(ino, attr.length)
+        while offset < end:
+            for part in self.content(ino, offset, min(COPY_STEP, end - offset)):
+                passthrough.wrote(ino, offset, part)
+                offset += len(part)
 
     @traced(lambda result, ino, fh, offset, whence: f"({ino},{offset},{whence}): {result}")
     def lseek(self, caller: Caller, ino: int, fh: int, offset: int, whence: int) -> int:

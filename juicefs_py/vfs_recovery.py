@@ -14,12 +14,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from fuse.operations import Caller
-from juicefs_py.ledger import OpenFile
+from juicefs_py.ledger import Ledger, OpenFile
+from meta.attr import Attr
 from meta.errors import MetaError
 from meta.types import DIRECTORY, FILE, SUPERUSER, SYMLINK
 
@@ -28,24 +28,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NEW_S: Final = 120.0  # a name that a lost request has made is not older
+_NEW_S: Final = 120.0  # a name that a lost request has made was not older when the process died
 
 LOST: Final = "data that was not flushed was lost with the process that had taken it"
 
 
-def recover(vfs: VFS, files: Sequence[OpenFile], dirty: set[int]) -> None:
-    """Open a predecessor's handles again. Those of files with unflushed data report EIO once."""
+def recover(vfs: VFS, files: Sequence[OpenFile], ledger: Ledger, known: bool = True) -> None:
+    """Open a predecessor's handles again. Those of files with unflushed data, or an error untold, report EIO once.
+
+    `known`: these are all. Otherwise programs may have others open, and removed files are left to the session's end.
+    """
+    dirty = ledger.dirty()
     meta = vfs.meta
     inos = {file.ino for file in files}
     attrs = meta.reader.attrs(inos) if inos else {}
     sustained = set(meta.reader.sustained(meta.sid)) if meta.sid else set()
     _, plocks = meta.engine.session_locks(meta.sid) if meta.sid else ({}, {})
-    for fh, ino, flags in files:
+    for fh, ino, flags, node, backing in files:
         attr = attrs.get(ino)
         meta.adopt(ino, removed=ino in sustained)
         inode = vfs.handles.hold(ino)
         inode.lock_owners |= plocks.get(ino, {}).keys()
-        handle = vfs.handles.open(inode, attr.tier if attr else 0, flags, writable=fh & 1 == 0, fh=fh)
+        tier = attr.tier if attr else 0
+        handle = vfs.handles.open(inode, tier, flags, writable=fh & 1 == 0, fh=fh, node=node, backing=backing)
         handle.recovered = True
         if handle.claim is not None and ino in dirty:
             handle.claim.wrote = True
@@ -54,7 +59,9 @@ def recover(vfs: VFS, files: Sequence[OpenFile], dirty: set[int]) -> None:
         if writer is not None:
             log.error("inode %d: %s", ino, LOST)
             writer.lose(OSError(errno.EIO, LOST))
-    for ino in sustained - inos:  # closed while nobody listened
+        else:
+            ledger.is_clean(ino)
+    for ino in sustained - inos if known else ():  # closed while nobody listened
         meta.adopt(ino, removed=True)
         meta.close(ino)
 
@@ -76,9 +83,13 @@ class _Other(Exception):
 
 def _made(vfs: VFS, parent: int, name: bytes, kind: int) -> Any:
     ino, attr = vfs.meta.lookup(SUPERUSER, parent, name)
-    if attr.type != kind or time.time() - attr.ctime > _NEW_S:
+    if attr.type != kind or _is_old(vfs, attr):
         raise _Other
     return vfs.entry(ino, attr)
+
+
+def _is_old(vfs: VFS, attr: Attr) -> bool:
+    return attr.ctime < vfs.lost_since - _NEW_S
 
 
 def _mkdir(vfs: VFS, caller: Caller, parent: int, name: bytes, *_: Any) -> Any:
@@ -94,7 +105,7 @@ def _symlink(vfs: VFS, caller: Caller, parent: int, name: bytes, target: bytes) 
 
 def _mknod(vfs: VFS, caller: Caller, parent: int, name: bytes, *_: Any) -> Any:
     ino, attr = vfs.meta.lookup(SUPERUSER, parent, name)
-    if attr.type in (DIRECTORY, SYMLINK) or time.time() - attr.ctime > _NEW_S:
+    if attr.type in (DIRECTORY, SYMLINK) or _is_old(vfs, attr):
         raise _Other
     return vfs.entry(ino, attr)
 
@@ -119,7 +130,12 @@ def _gone(vfs: VFS, caller: Caller, *_: Any) -> None:
 
 def _renamed(vfs: VFS, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
     _, attr = vfs.meta.lookup(SUPERUSER, new_parent, new_name)
-    if time.time() - attr.ctime > _NEW_S:
+    if _is_old(vfs, attr):
+        raise _Other
+
+
+def _setxattr(vfs: VFS, caller: Caller, ino: int, name: bytes, value: bytes, flags: int) -> None:
+    if vfs.meta.getxattr(SUPERUSER, ino, name) != value:
         raise _Other
 
 
@@ -127,5 +143,5 @@ _JUDGES: dict[tuple[str, int | None], Callable[..., Any]] = {
     ("mkdir", errno.EEXIST): _mkdir, ("symlink", errno.EEXIST): _symlink, ("mknod", errno.EEXIST): _mknod,
     ("create", errno.EEXIST): _create, ("link", errno.EEXIST): _link,
     ("unlink", errno.ENOENT): _gone, ("rmdir", errno.ENOENT): _gone, ("rename", errno.ENOENT): _renamed,
-    ("removexattr", errno.ENODATA): _gone,
+    ("removexattr", errno.ENODATA): _gone, ("setxattr", errno.EEXIST): _setxattr,
 }  # fmt: skip

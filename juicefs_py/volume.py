@@ -56,10 +56,16 @@ class OpenVolume:
             log.warning("not all transfers ended in time")
 
 
-def _end_session(meta: MetaClient) -> None:
-    """With its record, if there is one, and the engine."""
+def _end_session(meta: MetaClient, inherited: bool = False) -> None:
+    """With its record, if there is one, and the engine.
+
+    One that is `inherited` stays: its locks and removed files are in use, and the next successor goes on with it.
+    """
     try:
-        meta.shutdown()
+        if inherited:
+            meta.leave_session()
+        else:
+            meta.shutdown()
     except MetaError as problem:
         log.warning("the session is left for others to clean: %s", problem)
 
@@ -125,7 +131,7 @@ def open_volume(
         meta.new_session(SessionInfo(mount_point, settings.version or COMPATIBLE_VERSION), sid)
         vfs = VFS(meta, store, _complete(settings, store), ledger)
     except BaseException:
-        _end_session(meta)
+        _end_session(meta, inherited=bool(sid))
         store.close()
         raise
     slices.compacted = vfs.stats.compact_sizes.observe

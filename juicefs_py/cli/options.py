@@ -119,7 +119,7 @@ def data_cache() -> tuple[Option, ...]:
 METRICS = (
     Option(("metrics",), "string", "127.0.0.1:9567", "address to export metrics", "METRICS"),
     Option(("custom-labels",), "string", "", "custom labels for metrics, as `key1:value1;key2:value2`", "METRICS"),
-    Option(("consul",), "string", "127.0.0.1:8500", "consul address to register (not supported yet)", "METRICS"),
+    Option(("consul",), "string", "127.0.0.1:8500", "address of a consul agent to register the metrics at", "METRICS"),
     Option(("no-usage-report",), "bool", "", "do not send usage report (this client never sends any)", "METRICS"),
 )  # fmt: skip
 

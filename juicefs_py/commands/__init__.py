@@ -11,10 +11,15 @@ COMMANDS = {
     "gc": ("ADMIN", "Garbage collector of objects in data storage"),
     "fsck": ("ADMIN", "Check consistency of a volume"),
     "restore": ("ADMIN", "Restore files from trash"),
+    "dump": ("ADMIN", "Dump metadata into a file"),
+    "load": ("ADMIN", "Load metadata from a previously dumped file"),
     "version": ("ADMIN", "Show version"),
     "tier": ("ADMIN", "Manage storage tiers of files and directories"),
     "changelog": ("INSPECTOR", "Tail the changelog of a volume"),
     "status": ("INSPECTOR", "Show status of a volume"),
+    "stats": ("INSPECTOR", "Show real time performance statistics of a mount"),
+    "profile": ("INSPECTOR", "Show profiling of operations completed in a mount"),
+    "debug": ("INSPECTOR", "Collect and display system static and runtime information"),
     "info": ("INSPECTOR", "Show internal information of a path or inode"),
     "summary": ("INSPECTOR", "Show tree summary of a directory"),
     "mount": ("SERVICE", "Mount a volume"),
@@ -28,7 +33,6 @@ COMMANDS = {
 """Category and summary by name."""
 
 LATER = (
-    "dump", "load", "stats", "profile", "debug",
     "gateway", "webdav", "bench", "mdtest", "sync",
 )  # fmt: skip
 """Commands of the official client that this one does not have yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import uuid
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from juicefs_py.cli.options import default_bucket, management, volume_storage
 _NAME = re.compile(r"[a-z0-9][a-z0-9\-]{1,61}[a-z0-9]")
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 64 << 10, 16 << 20
 _MAX_SHARDS = 256
+_OTHER_WITHIN_S = 1.0  # from another process's mark in the storage to its setting in the database
 _COMPRESSIONS = ("none", "lz4", "zstd")
 _SECRETS = ("access_key", "secret_key", "session_token")
 
@@ -32,8 +34,8 @@ def _run(values: Values) -> int:
             return 0
         _check(values, name)
         if old is None:
-            _create(engine, values, name)
-        else:
+            old = _create_unless_made(engine, values, url, name)
+        if old is not None and not values.flag("no-update"):
             _update(engine, values, name, old)
     except MetaError as error:
         raise Fatal(f"format: {error}") from None
@@ -54,6 +56,24 @@ def _check(values: Values, name: str) -> None:
         raise Fatal(f"Invalid trash days: {values.number('trash-days')}; 0 switches the trash off")
     if values.number("shards") > _MAX_SHARDS:
         raise Fatal(f"too many shards: {values.number('shards')}; at most {_MAX_SHARDS}")
+
+
+def _create_unless_made(engine: Any, values: Values, url: str, name: str) -> Any:
+    """Create the volume; if another process has done so meanwhile, its setting. The CSI driver runs several at once."""
+    from juicefs_py.cli.connect import stored_setting
+    from meta.errors import SettingError
+
+    try:
+        _create(engine, values, name)
+        return None
+    except (Fatal, SettingError):
+        end = time.monotonic() + _OTHER_WITHIN_S
+        while (made := stored_setting(engine, url)) is None:  # it marks the storage first
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        log.LOG.info("volume %s was formatted by another process meanwhile", made.name)
+        return made
 
 
 def _create(engine: Any, values: Values, name: str) -> None:

@@ -29,6 +29,10 @@ _OPTIONS = (
     Option(("non-default-permission",), "bool", "", "check permissions here, not in the kernel", hidden=True),
     Option(("max-fuse-io",), "size", "128K", "maximum size of one request from the kernel", "", "B"),
     Option(("umask",), "string", "", "umask for new files and directories, in octal, instead of the application's"),
+    Option(
+        ("passthrough",), "bool", "",
+        "let the kernel read files past this process that are assembled in the cache (Linux 6.9, root)",
+    ),
     Option(("fuse",), "string", "native", "who speaks with the kernel: native, or pyfuse3, which can do less"),
     Option(("o",), "string", "", "other FUSE options, comma separated"),
     *META,

@@ -15,20 +15,29 @@ from juicefs_py.cli.args import Command, Option, Values
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.cli.sizes import ibytes
 
+_BUSY_S = 3.0
+"""How long it is tried again: who looks at all mounts (`df`, a monitor) makes one busy for a moment, and so does the
+supervisor, which asks for up to a second whether its mount answers."""
+_AGAIN_S = 0.1
+
 
 def _run(values: Values) -> int:
     mountpoint = os.path.abspath(values.positionals[0])
     if values.flag("flush"):
         _wait_for_uploads(mountpoint)
-    done = subprocess.run(_helper(values.flag("force"), mountpoint), capture_output=True, check=False)
-    if done.returncode:
-        said = os.fsdecode(done.stderr or done.stdout).strip()
-        from fuse.mountinfo import is_mounted
+    from fuse.mountinfo import is_mounted
 
+    end = time.monotonic() + _BUSY_S
+    while True:
+        done = subprocess.run(_helper(values.flag("force"), mountpoint), capture_output=True, check=False)
+        if not done.returncode:
+            return 0
+        said = os.fsdecode(done.stderr or done.stdout).strip()
         if not is_mounted(mountpoint):
-            said = f"{mountpoint} is not mounted ({said})"
-        raise Fatal(said or f"umount {mountpoint} failed with code {done.returncode}")
-    return 0
+            raise Fatal(f"{mountpoint} is not mounted ({said})")
+        if time.monotonic() > end:
+            raise Fatal(said or f"umount {mountpoint} failed with code {done.returncode}")
+        time.sleep(_AGAIN_S)
 
 
 def _helper(force: bool, mountpoint: str) -> list[str]:

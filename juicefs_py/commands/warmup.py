@@ -24,8 +24,8 @@ from juicefs_py.cli.progress import Progress
 from juicefs_py.cli.report import words
 from juicefs_py.cli.sizes import ibytes
 
-_WARM, _EVICT, _CHECK = range(3)
-_TITLES = ("warmup cache", "evict cache", "check cache")
+_WARM, _EVICT, _CHECK, _ASSEMBLE = range(4)
+_TITLES = ("warmup cache", "evict cache", "check cache", "assemble")
 _BATCH = 10240  # paths in a request
 _MOST_THREADS = 65535  # what the request has room for
 _ROOT = 1  # the inode of every mount's root
@@ -34,8 +34,9 @@ _ONE_WRITE = 60_000  # bytes of a request that reach an old mount in one piece, 
 
 
 def _run(values: Values) -> int:
-    if values.flag("evict") and values.flag("check"):
-        raise Fatal("--check and --evict can't be used together")
+    chosen = [f"--{name}" for name in ("check", "evict", "assemble") if values.flag(name)]
+    if len(chosen) > 1:
+        raise Fatal(f"{chosen[0]} and {chosen[1]} can't be used together")
     with _open_list(values.text("file")) as lines:
         listed = (path for line in lines if (path := line.strip()))
         return _send_all(map(os.path.abspath, chain(values.positionals, listed)), values)
@@ -57,6 +58,7 @@ def _send_all(paths: Iterator[str], values: Values) -> int:
         log.LOG.info("no path")
         return 0
     action = _EVICT if values.flag("evict") else _CHECK if values.flag("check") else _WARM
+    action = _ASSEMBLE if values.flag("assemble") else action
     background = values.flag("background")
     place = _Place(first)
     try:
@@ -189,6 +191,8 @@ class _Work:
             self._paths_uncounted += len(batch)
 
     def _advice(self, number: int) -> str:
+        if number == errno.EOPNOTSUPP and self._action == _ASSEMBLE:
+            return "; mount with --passthrough, and see the mount's log for why it is not used"
         return "; is this mount too old? Upgrade it and mount again" if number == errno.EINVAL else ""
 
     def _add(self, document: dict[str, Any]) -> None:
@@ -215,7 +219,7 @@ class _Work:
         elif self._paths_uncounted:
             log.LOG.info("%s: %d paths; this old mount does not count files", self._title, self._paths_uncounted)
         else:
-            done = size - self._missing if self._action == _WARM else size
+            done = size - self._missing if self._action in (_WARM, _ASSEMBLE) else size
             log.LOG.info("%s: %d files (%s bytes)", self._title, files, ibytes(done))
 
     def _tell_places(self, size: int) -> None:
@@ -235,13 +239,16 @@ COMMAND = Command(
     "Fetch the data of files and whole trees into the cache of the mount, ahead of their use.\n\n"
     "Examples:\n# All files of a directory\n$ juicefs warmup /mnt/jfs/datadir\n\n"
     "# The files of a list, one path on each line\n$ juicefs warmup -f /tmp/filelist\n\n"
-    "# How much of it is cached\n$ juicefs warmup --check /mnt/jfs/datadir",
+    "# How much of it is cached\n$ juicefs warmup --check /mnt/jfs/datadir\n\n"
+    "# Have the kernel read a file past the mount process (mounts with --passthrough)\n"
+    "$ juicefs warmup --assemble /mnt/jfs/datadir/large",
     (
         Option(("file", "f"), "string", "", "file containing a list of paths"),
         Option(("threads", "p"), "uint", "50", "number of concurrent workers"),
         Option(("background", "b"), "bool", "", "run in background"),
         Option(("evict",), "bool", "", "evict cached blocks"),
         Option(("check",), "bool", "", "check whether the data blocks are cached or not"),
+        Option(("assemble",), "bool", "", "also assemble each file for the kernel to read (mount --passthrough)"),
     ),
     0, None, _run,
 )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import resource
 import threading
 import time
@@ -33,7 +34,7 @@ class MountStats:
         self.compact_sizes = Histogram(COMPACT_BOUNDS)
         self._errors: dict[int, Counter] = {}
         self._lock = threading.Lock()
-        self._began = time.monotonic()
+        self._began, self._born = time.monotonic(), time.time()
         self._fuse()
         self._process()
 
@@ -60,6 +61,14 @@ class MountStats:
         number("cpu_usage", "gauge", "Accumulated CPU time in seconds.", _cpu_s)
         number("memory", "gauge", "Resident memory in bytes.", _resident)
         number("uptime", "gauge", "Seconds since the start.", lambda: time.monotonic() - self._began)
+        number("process_cpu_seconds_total", "counter", "CPU time in seconds.", _cpu_s)
+        number("process_resident_memory_bytes", "gauge", "Resident memory in bytes.", _resident)
+        number("process_virtual_memory_bytes", "gauge", "Virtual memory in bytes.", _virtual)
+        number("process_start_time_seconds", "gauge", "Start since the epoch in seconds.", lambda: self._born)
+        number("process_open_fds", "gauge", "Open file descriptors.", lambda: len(os.listdir("/proc/self/fd")))
+        number("process_max_fds", "gauge", "How many descriptors there may be.", _max_fds)
+        number("process_threads", "gauge", "Threads.", threading.active_count)
+        self.registry.add("python_info", "gauge", "The interpreter.", _python)
 
     def _all_ops(self) -> Distribution:
         parts = [timer.distribution() for timer in self.timers.values()]
@@ -90,6 +99,23 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def _virtual() -> float:
+    return _statm(0)
+
+
 def _resident() -> float:
+    return _statm(1)
+
+
+def _statm(column: int) -> float:
     with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * _PAGE
+        return int(statm.read().split()[column]) * _PAGE
+
+
+def _max_fds() -> float:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _python() -> Iterable[Sample]:
+    version = platform.python_version()
+    return (Sample((("implementation", platform.python_implementation()), ("version", version)), 1),)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from juicefs_py.control.commands import Payload
     from juicefs_py.vfs import VFS
 
-WARM, EVICT, CHECK = range(3)
-TITLES = ("warmup cache", "evict cache", "check cache")
+WARM, EVICT, CHECK, ASSEMBLE = range(4)  # the last one is not the official clients'
+TITLES = ("warmup cache", "evict cache", "check cache", "assemble")
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,10 @@ class FillCache:
         paths = payload.bytes(payload.take("I")).split(b"\n")
         threads, background = payload.take("H"), payload.take("B")
         action = payload.take("B", WARM)
-        if action not in (WARM, EVICT, CHECK):
+        if action not in (WARM, EVICT, CHECK, ASSEMBLE):
             raise OSError(errno.EINVAL, f"unknown cache action {action}")
+        if action == ASSEMBLE and (self._vfs.passthrough is None or self._vfs.passthrough.assembler is None):
+            raise OSError(errno.EOPNOTSUPP, "this mount is without --passthrough")
         if background:
             rounds = Round(self._vfs, self._caller, action, Job())
             threading.Thread(target=self._alone, args=(rounds, paths, threads), name="warmup", daemon=True).start()
@@ -127,16 +129,25 @@ class Round:
         ino, attr = found
         if self._job.cancelled:
             return
-        chunk = self._warm if self.action == WARM else self._look
+        chunk = self._warm if self.action in (WARM, ASSEMBLE) else self._look
         chunks = takewhile(self._wanted, range((attr.length + (1 << CHUNK_SHIFT) - 1) >> CHUNK_SHIFT))
         try:
             require(self._meta.reader, self._caller, attr, WRITE if self.action == EVICT else READ)
             with self._held(ino):
                 self._crew.share_out(lambda indx: self._guarded(chunk, ino, indx), chunks)
-        except MetaError as problem:
+            if self.action == ASSEMBLE and not self._job.cancelled:
+                self._assemble(ino)
+        except (MetaError, StoreError, OSError) as problem:
             self._failed(problem, lambda: name_of(self._meta, ino))
         else:
             self.findings.add(files=1)
+
+    def _assemble(self, ino: int) -> None:
+        """Have the kernel read the file past us, from the next open on."""
+        assembler = self._vfs.passthrough.assembler if self._vfs.passthrough is not None else None
+        reason = assembler.assemble(ino, fetch=True) if assembler is not None else "this mount is without --passthrough"
+        if reason:
+            self._failed(OSError(0, f"not assembled: {reason}"), lambda: name_of(self._meta, ino))
 
     @contextlib.contextmanager
     def _held(self, ino: int) -> Iterator[None]:

@@ -40,12 +40,16 @@ SECOND_NS = 1_000_000_000
 
 
 class Claim:
-    """What one handle has to do with the errors of a file: since when it listens, and whether it ever wrote."""
+    """What one handle has to do with the errors of a file: since when it listens, and whether it ever wrote.
 
-    __slots__ = ("seen", "wrote")
+    `warned`: of how many failures a write has told it; flush or fsync tell it of those as well. `heard`: of how many
+    the answer has surely arrived, which its next request tells. A successor goes on owing the others.
+    """
+
+    __slots__ = ("heard", "seen", "warned", "wrote")
 
     def __init__(self, seen: int) -> None:
-        self.seen = seen
+        self.heard = self.seen = self.warned = seen
         self.wrote = False
 
 
@@ -63,6 +67,7 @@ class FileWriter:
         self._committing = False
         self._failures = 0
         self._failure: Exception | None = None
+        self._claims: set[Claim] = set()  # of handles that are open
 
     def __repr__(self) -> str:
         return f"FileWriter(ino={self.ino}, pending={len(self._pending)}, failures={self._failures})"
@@ -72,15 +77,47 @@ class FileWriter:
         """Whether anything waits to be committed."""
         return len(self._pending) > 0
 
+    @property
+    def owes(self) -> bool:
+        """Whether a handle that wrote has not heard of a failure yet. A successor must go on owing it."""
+        return self._failures > 0 and any(map(self.owes_to, self._claims))
+
+    def owes_to(self, claim: Claim) -> bool:
+        """Whether this handle has not heard of a failure yet."""
+        return claim.wrote and claim.heard < self._failures
+
     def claim(self) -> Claim:
         """For a new handle: errors from now on are its errors."""
-        return Claim(self._failures)
+        with self._lock:
+            claim = Claim(self._failures)
+            self._claims.add(claim)
+        return claim
+
+    def forget(self, claim: Claim) -> None:
+        """Its handle is closed."""
+        with self._lock:
+            self._claims.discard(claim)
+            self._settle()
+
+    def all_heard(self) -> None:
+        """All answers that were given have arrived."""
+        with self._lock:
+            for claim in self._claims:
+                claim.heard = claim.seen
+            self._settle()
+
+    def _settle(self) -> None:
+        """Called with the lock held, when something may have become true that a successor need not know any more."""
+        if not self._pending and not self.owes:
+            self._writers.is_settled(self)
 
     def lose(self, problem: Exception) -> None:
         """Data that was written before is lost: every handle that is open now hears of it."""
         with self._lock:
             self._failures += 1
             self._failure = problem
+            if self.owes:
+                self._writers.is_unsettled(self)
 
     def uncommitted(self) -> tuple[int, int] | None:
         """End of the pending bytes and their modification time (ns since the epoch); None if there are none."""
@@ -90,8 +127,15 @@ class FileWriter:
             return self._pending.end, self._pending.last.mtime_ns
 
     def write(self, claim: Claim, off: int, data: memoryview) -> None:
-        """Take `data` at file offset `off`. Raises an error of an earlier write that this handle has not heard of."""
-        if claim.seen < self._failures and claim.wrote and self._failure is not None:
+        """Take `data` at file offset `off`. Raises an error of an earlier write that this handle has not heard of.
+
+        Once: who writes again, and never asks by fsync, must not be refused for ever.
+        """
+        failures = self._failures
+        if claim.heard != claim.seen:
+            self._arrived(claim)
+        if claim.wrote and max(claim.seen, claim.warned) < failures and self._failure is not None:
+            claim.warned = failures
             raise self._failure.with_traceback(None)  # still owed to flush or fsync
         self._writers.wait_for_room(len(data))
         claim.wrote = True
@@ -174,6 +218,8 @@ class FileWriter:
         that did neither, of failures during this call.
         """
         since = self._failures
+        if claim is not None and claim.heard != claim.seen:
+            self._arrived(claim)
         if claim is not None and (claim.wrote or explicit):
             since = claim.seen
         self.commit_all(interrupted)
@@ -182,6 +228,12 @@ class FileWriter:
                 claim.seen = self._failures
             assert self._failure is not None
             raise self._failure.with_traceback(None)
+
+    def _arrived(self, claim: Claim) -> None:
+        """The handle goes on, so the answer to its last request has arrived. Not before: who sends it may die."""
+        with self._lock:
+            claim.heard = claim.seen
+            self._settle()
 
     def commit_all(self, interrupted: Callable[[], bool] | None = None) -> None:
         """Commit everything written so far. OSError EIO if that takes too long, EINTR if interrupted."""
@@ -253,6 +305,7 @@ class FileWriter:
         self.version += 1
         if not self._pending:
             self._writers.is_clean(self)
+            self._settle()
         return True
 
     def _stored(self, item: PendingSlice, give_up: Callable[[], bool] | None) -> bool:

@@ -14,7 +14,7 @@ from chunkstore.errors import Cancelled
 from chunkstore.workers import Workers
 from juicefs_py.data.housekeeper import Housekeeper
 from juicefs_py.data.ports import BlockStore, SliceMeta
-from juicefs_py.data.writer import FileWriter
+from juicefs_py.data.writer import Claim, FileWriter
 from juicefs_py.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,10 @@ class Writers:
             file.refs += 1
             return file
 
-    def release(self, file: FileWriter) -> None:
+    def release(self, file: FileWriter, claim: Claim | None = None) -> None:
         """A handle is gone. What it left uncommitted is committed in the background."""
+        if claim is not None:
+            file.forget(claim)
         with self._lock:
             file.refs -= 1
             if file.refs == 0 and not file.dirty:
@@ -74,18 +76,32 @@ class Writers:
         with self._lock:
             self._dirty[file.ino] = file
             self._files[file.ino] = file
-        if self._ledger is not None:
-            self._ledger.is_dirty(file.ino)
+        self.is_unsettled(file)
         self._housekeeper.wake()
 
     def is_clean(self, file: FileWriter) -> None:
         """Everything is committed. Called with the file's lock held."""
         with self._lock:
             self._dirty.pop(file.ino, None)
-            if self._ledger is not None:
-                self._ledger.is_clean(file.ino)
             if file.refs == 0:
                 self._files.pop(file.ino, None)
+
+    def is_unsettled(self, file: FileWriter) -> None:
+        """Should this process die now, the file's handles are to hear of a loss."""
+        if self._ledger is not None:
+            self._ledger.is_dirty(file.ino)
+
+    def is_settled(self, file: FileWriter) -> None:
+        """Now they need not."""
+        if self._ledger is not None:
+            self._ledger.is_clean(file.ino)
+
+    def all_heard(self) -> None:
+        """Every answer has reached whoever asked: what was told need not be told again by a successor."""
+        with self._lock:
+            files = list(self._files.values())
+        for file in files:
+            file.all_heard()
 
     def commit_soon(self, file: FileWriter) -> None:
         """Have a commit thread work off the frozen slices of a file."""

@@ -9,6 +9,8 @@ globals, so there is one such door in a process.
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +37,7 @@ class PyFuse3Door:
         self._vfs = vfs
         self._stopping = False
         self._token: trio.lowlevel.TrioToken | None = None
+        logging.getLogger("pyfuse3").addFilter(_of_interest)
         handlers = Handlers(vfs, self.ready, options.default_permissions)
         handlers.enable_writeback_cache = writeback_cache
         handlers.enable_acl = acl
@@ -77,6 +80,15 @@ def _words(options: MountOptions) -> list[str]:
     words = [word for word in options.flag_words() if word not in ("nosuid", "nodev")]
     words += [f"fsname={options.fsname}", f"subtype={options.subtype}", *options.module_options()]
     return [word.replace("\\", "\\\\").replace(",", "\\,") for word in words]
+
+
+def _of_interest(record: logging.LogRecord) -> bool:
+    """Not an error: an answer that nobody waits for any more, as at the unmount and after an interrupt.
+
+    write(2) on the device says ENOENT then, and pyfuse3 logs it as any other failure.
+    """
+    text = record.getMessage()
+    return not ("fuse_reply_* failed" in text and text.endswith(os.strerror(errno.ENOENT)))
 
 
 class _Notifier:

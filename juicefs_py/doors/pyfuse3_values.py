@@ -5,20 +5,20 @@ Not here: requests (`pyfuse3_handlers`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext
 
 from fuse import abi
-from fuse.operations import Caller, Entry, Opened, SetAttr, Stat
+from fuse.operations import Caller, DirSink, Entry, Opened, SetAttr, Stat
 
 if TYPE_CHECKING:
     from juicefs_py.vfs import VFS
 
 _S = 10**9  # in nanoseconds
 _DOTS = (b".", b"..")
+_AT_MOST = 1024  # entries of a reply; libfuse's buffers take fewer
 
 
 def caller_of(context: RequestContext, checked: bool) -> Caller:
@@ -77,7 +77,7 @@ def changes(given: EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | Non
     )  # fmt: skip
 
 
-class Listing:
+class Listing(DirSink):
     """Where the VFS puts the entries of a READDIRPLUS; pyfuse3 answers nothing but these.
 
     An entry without attributes is asked for them: the kernel would keep whatever stood there.
@@ -97,13 +97,9 @@ class Listing:
             made.entry_timeout = 0
         return pyfuse3.readdir_reply(self._token, pyfuse3.FileNameT(name), made, next_offset)
 
-    def add_all(self, entries: Iterable[tuple[bytes, int, int]], next_offset: int) -> int:
-        took = 0
-        for name, ino, file_type in entries:
-            if not self.add(name, ino, file_type, next_offset + took):
-                break
-            took += 1
-        return took
+    @property
+    def at_most(self) -> int:
+        return _AT_MOST
 
     def add_plus(self, name: bytes, entry_: Entry, next_offset: int) -> bool:
         return pyfuse3.readdir_reply(self._token, pyfuse3.FileNameT(name), entry(entry_), next_offset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 
 from juicefs_py.cli import log
@@ -32,11 +33,21 @@ def update(url: str, mountpoint: str, values: Values, bucket: str = "", path: st
     line = entry(url, mountpoint, values, bucket)
     try:
         if not os.path.lexists(_HELPER):
-            os.symlink(os.path.abspath(sys.argv[0]), _HELPER)
+            _install_helper()
         _rewrite(path, line)
     except OSError as error:
         raise Fatal(f"update {path}: {error.strerror}") from None
     log.LOG.info('Successfully updated fstab, now you can mount with `mount "%s"`', mountpoint)
+
+
+def _install_helper() -> None:
+    """Let mount(8) find us: a link to this program, or to the installed one if this is no program, as with `-m`."""
+    candidates = (os.path.abspath(sys.argv[0]), shutil.which("mount.juicefs"), shutil.which("juicefs"))
+    for program in filter(None, candidates):
+        if os.path.isfile(program) and os.access(program, os.X_OK):
+            os.symlink(os.path.abspath(program), _HELPER)
+            return
+    log.LOG.warning("%s is missing, and mount(8) needs it: make it a link to the program juicefs", _HELPER)
 
 
 def entry(url: str, mountpoint: str, values: Values, bucket: str = "") -> str:

@@ -25,12 +25,14 @@ class KernelOptions(NamedTuple):
     debug: bool
     writeback_cache: bool
     async_dio: bool
+    passthrough: bool
 
 
 def kernel_options(values: Values) -> KernelOptions:
     """Sort the comma list of `-o`."""
     parts = [part for part in values.text("o").split(",") if part]
-    known = {"allow_other", "allow_root", "ro", "nonempty", "debug", "writeback_cache", "async_dio"}
+    known = {"allow_other", "allow_root", "ro", "nonempty", "debug", "writeback_cache", "async_dio",
+             "passthrough"}  # fmt: skip
     return KernelOptions(
         passed=[part for part in parts if part not in known],
         allow_other="allow_other" in parts or "allow_root" in parts or os.getuid() == 0,
@@ -38,6 +40,7 @@ def kernel_options(values: Values) -> KernelOptions:
         debug="debug" in parts,
         writeback_cache="writeback_cache" in parts,
         async_dio="async_dio" in parts,
+        passthrough="passthrough" in parts or values.flag("passthrough"),
     )
 
 
@@ -45,6 +48,7 @@ def session_config(values: Values, setting: Setting, kernel: KernelOptions) -> S
     return SessionConfig(
         max_write=max_io(values),
         async_dio=kernel.async_dio,
+        passthrough_depth=int(kernel.passthrough and not kernel.writeback_cache),
         posix_acl=setting.enable_acl,
         dont_mask=setting.enable_acl or values.is_set("umask"),
         writeback_cache=kernel.writeback_cache,

@@ -88,7 +88,7 @@ def take(path: str) -> Offer | None:
     with connection:
         offer = _accept(connection)
         if offer.fd is not None:
-            with dummy() as standin:
+            with dummy() as standin, contextlib.suppress(OSError):  # it may have closed by now; what came is ours
                 send(connection, CLOSE, [standin])
         return offer
 

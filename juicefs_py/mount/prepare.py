@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from juicefs_py.cli import log
 from juicefs_py.cli.control_client import strerror
@@ -35,6 +36,22 @@ def prepare(path: str) -> str:
         raise Fatal(f'"{path}" is not a directory; choose a directory to mount on')
     if os.getuid() != 0 and not os.access(path, os.W_OK):
         raise Fatal(f'Do not have write permission on "{path}"')
+    return path
+
+
+def untouched(path: str) -> str:
+    """The absolute path of a mount point whose mount may be kept for us by somebody: made if it is not there.
+
+    To look at it would wait for ever for who serves it; to make it does not go beyond the directory that it is in.
+    """
+    path = os.path.abspath(path)
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o777, exist_ok=True)
+        os.mkdir(path, 0o777)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise Fatal(f'create "{path}": {strerror(error.errno or 0)}') from None
     return path
 
 
@@ -73,6 +90,16 @@ def lazy_umount(path: str, device: int | None = None) -> None:
     except MountError as error:
         if error.errno != errno.EINVAL:  # not mounted (any more) is what was wanted
             log.LOG.warning("%s", error.strerror)
+
+
+def make_device() -> None:
+    """Some containers come without /dev/fuse."""
+    if os.getuid() == 0 and not os.path.exists("/dev/fuse"):
+        try:
+            os.mknod("/dev/fuse", stat.S_IFCHR | 0o666, os.makedev(10, 229))
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                log.LOG.warning("create /dev/fuse: %s", error.strerror)
 
 
 def _create(path: str) -> None:

@@ -146,12 +146,17 @@ def _answer(work: Callable[[], bytes]) -> bytes:
 
 
 def in_a_child_within(limit_s: float, work: Callable[[], bytes]) -> bytes | None:
-    """The same for work that may hang for ever: None if it does, or fails. The child is then left behind, killed."""
+    """The same for work that may hang for ever: None if it does, or fails. The child is then left behind, killed.
+
+    It holds nothing of ours: with a descriptor of /dev/fuse, a child that waits for the mount would keep alive the very
+    connection whose end would end its waiting.
+    """
     flush_streams()
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        os.close(reading)
+        os.closerange(3, writing)
+        os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         try:
             with open(writing, "wb") as pipe:
                 pipe.write(_GOOD + work())

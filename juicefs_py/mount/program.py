@@ -10,8 +10,10 @@ import sys
 from typing import NamedTuple
 
 from juicefs_py.ledger import Ledger
+from juicefs_py.mount import passfd
 
 LEDGER_FD = "_JFS_LEDGER_FD"
+_CONNECTION = "_JFS_CONNECTION"  # descriptor and setting (hexadecimal)
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -47,11 +49,26 @@ class Program:
             new is not None for new, old in zip(now, self._stamps, strict=True) if old is not None
         )
 
-    def become(self, supervisor: int, comm_path: str, ledger: Ledger) -> None:
-        """Be what the command starts now, as a serving process of this supervisor. OSError if that cannot be."""
+    def become(self, supervisor: int, comm_path: str, ledger: Ledger, kept: passfd.Offer | None) -> None:
+        """Be what the command starts now, as a serving process of this supervisor. OSError if that cannot be.
+
+        The connection is inherited, as the notes are: over the socket it would be nobody's for a moment.
+        """
         os.chdir(self._directory)
         os.set_inheritable(ledger.fd, True)
         environment = os.environ | {
             "JFS_SUPERVISOR": str(supervisor), "_FUSE_FD_COMM": comm_path, LEDGER_FD: str(ledger.fd),
         }  # fmt: skip
+        if kept is not None and kept.fd is not None:
+            os.set_inheritable(kept.fd, True)
+            environment[_CONNECTION] = f"{kept.fd}:{kept.setting.hex()}"
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def inherited_connection() -> passfd.Offer | None:
+    """What `become` has passed on; it is not to be inherited any further."""
+    fd, _, setting = os.environ.pop(_CONNECTION, "").partition(":")
+    if not fd:
+        return None
+    os.set_inheritable(int(fd), False)
+    return passfd.Offer(bytes.fromhex(setting), int(fd))

@@ -5,13 +5,13 @@ A `stat` of a dead or stuck FUSE mount may block for good, so it runs in a forke
 
 from __future__ import annotations
 
+import errno
 import os
 import select
-import signal
 import time
 from typing import NamedTuple
 
-from juicefs_py.mount.process import flush_streams
+from juicefs_py.mount.process import in_a_child_within
 
 _POLL_S = 0.02
 _DOT_S = 0.5
@@ -34,34 +34,19 @@ class Look(NamedTuple):
 
 def look(path: str, limit_s: float) -> Look:
     """`stat` the path within `limit_s` seconds."""
-    receive, send = os.pipe()
-    flush_streams()
-    pid = os.fork()
-    if pid == 0:
-        _answer(path, send)
-    os.close(send)
-    try:
-        ready, _, _ = select.select([receive], [], [], limit_s)
-        words = os.read(receive, 64).split() if ready else []
-    finally:
-        os.close(receive)
+    words = (in_a_child_within(limit_s, lambda: _look(path)) or b"").split()
     if not words:
-        os.kill(pid, signal.SIGKILL)  # it may be beyond reach in the kernel; init collects it then
-        os.waitpid(pid, os.WNOHANG)
         return Look(None, None)
-    os.waitpid(pid, 0)
     ino, error = map(int, words)
     return Look(None, error) if error else Look(ino, None)
 
 
-def _answer(path: str, send: int) -> None:
+def _look(path: str) -> bytes:
     try:
         os.statvfs(path)  # always asks the server, whereas attributes of a dead mount may still be cached
-        found = f"{os.stat(path).st_ino} 0"
+        return b"%d 0" % os.stat(path).st_ino
     except OSError as error:
-        found = f"0 {error.errno}"
-    os.write(send, found.encode())
-    os._exit(0)
+        return b"0 %d" % (error.errno or errno.EIO)
 
 
 def timeout_s() -> float:

@@ -2,16 +2,15 @@
 trio nursery.
 
 File system work happens in the session's threads; trio only runs what waits: the session's end, heartbeat, background
-jobs, metrics, signals. Order of the end: unmounted, flushed, session record removed, store closed.
+jobs, metrics, signals. Order of the end: unmounted, flushed, session record removed, store closed. Whoever ends for
+another reason than that it should (it makes room, or a part of it fails) leaves mount and session to a successor.
 """
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import os
 import signal
-import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,18 +20,29 @@ from fuse.errors import MountError
 from fuse.mount import mount, raise_read_ahead
 from fuse.mountinfo import find_mount
 from fuse.session import Session
+from fuse.under_way import UnderWay
 from juicefs_py import VERSION
 from juicefs_py.cli import log
 from juicefs_py.cli.errors import Fatal
 from juicefs_py.doors import Door
 from juicefs_py.errors import errno_of
-from juicefs_py.mount import metrics, passfd, process, settings, state, store_options
-from juicefs_py.mount.prepare import lazy_umount
+from juicefs_py.mount import (
+    backing,
+    chores,
+    consul,
+    metrics,
+    passfd,
+    process,
+    settings,
+    state,
+    store_options,
+    succession,
+)  # fmt: skip
+from juicefs_py.mount.prepare import lazy_umount, make_device
 from juicefs_py.mount.readiness import SERVES, tell_caller
 from juicefs_py.mount.supervisor import HANDED_OVER, UNMOUNT_AND_STOP, Inheritance
 from juicefs_py.storage import for_this_client
 from juicefs_py.vfs_config import VFSConfig
-from juicefs_py.vfs_recovery import recover
 from juicefs_py.volume import OpenVolume, open_volume
 from meta.errors import MetaError, SettingError, VolumeGone
 from meta.setting import Setting
@@ -54,6 +64,8 @@ def serve(job: Job, inherited: Inheritance) -> int:
     """Serve the mount until it ends; the exit code of the process."""
     faulthandler.enable()
     faulthandler.register(signal.SIGQUIT, chain=True)
+    faulthandler.register(signal.SIGUSR2)  # stacks of all threads into the log, for `juicefs debug`
+    backing.ignore_leases()
     process.tune_memory()
     process.prefer()
     return trio.run(Server(job, inherited).run)
@@ -67,47 +79,63 @@ class Server:
         self.code = 0
         self._inherited = inherited
         self._ledger = inherited.ledger
-        self._making_room = False
+        self._asked_for_room = self._making_room = False
+        self._lasts = inherited.fd is not None  # the mount outlives this process
+        self._for_good = False  # unless its end was asked for, or found
 
     async def run(self) -> int:
         address = settings.metrics_address(self.job.values)
         listeners = await metrics.listen(*address, self.job.values.is_set("metrics"))
+        if listeners and self.job.values.is_set("consul"):
+            where = self.job.values.text("consul"), metrics.address_of(listeners), self.job.mountpoint
+            await trio.to_thread.run_sync(consul.register, *where)
         volume = await trio.to_thread.run_sync(self._open, metrics.address_of(listeners))
         try:
             await self._serve(volume, listeners)
         finally:
             with trio.CancelScope(shield=True):
                 if self._making_room:
-                    await trio.to_thread.run_sync(self._write_down, volume)
-                await trio.to_thread.run_sync(volume.leave if self._making_room else volume.close)
+                    await succession.leave(volume, self._ledger, answered=True)
+                elif self._for_good or not self._lasts:
+                    await trio.to_thread.run_sync(volume.close)
+                else:
+                    await succession.flush_in_time(volume)  # the ledger has all that a successor must know
         if not self.code:
             log.LOG.info('The juicefs mount process exit successfully, mountpoint: "%s"', self.job.mountpoint)
         return self.code
 
     async def _serve(self, volume: OpenVolume, listeners: list[trio.SocketListener]) -> None:
-        """Mount and live until unmounted. A failure of any part stops the session and takes the mount away."""
+        """Mount and live until unmounted. A failure of any part stops the session."""
         async with trio.open_nursery() as nursery:
             session = await trio.to_thread.run_sync(self._mount, volume)
             try:
                 await nursery.start(self._signals, nursery, session, volume)
                 nursery.start_soon(self._announce, session, volume)
                 nursery.start_soon(self._heartbeat, nursery, session, volume)
-                nursery.start_soon(self._jobs, volume)
+                nursery.start_soon(chores.show_life, session, self._ledger)
+                nursery.start_soon(chores.run_jobs, volume)
+                nursery.start_soon(chores.back_up, volume, self.job.url, self.job.values)
+                if volume.meta.engine.defers_totals:
+                    nursery.start_soon(chores.write_totals, volume)
                 if listeners:
                     nursery.start_soon(metrics.serve, listeners, volume.vfs.metrics.render)
                 process.freeze_heap()
                 await trio.to_thread.run_sync(session.run, abandon_on_cancel=True)
             finally:
+                self._for_good |= session.unmounted
                 if not session.unmounted and not self._making_room:
                     session.stop()
-                    self._umount()
+                    if self._for_good or not self._lasts:
+                        self._umount()
             nursery.cancel_scope.cancel()
 
     def _open(self, metrics_address: str) -> OpenVolume:
         """Metadata, storage and VFS, with a session record unless read-only."""
         job, values, ledger = self.job, self.job.values, self._ledger
         left = state.load(state.path_of(os.getppid()))
-        sid = ledger.session or int(os.environ.get("_JFS_META_SID") or 0)
+        # Without the connection of the last session its locks and open files are nobody's any more.
+        ended = ledger.session if self._inherited.fd is None else 0
+        sid = 0 if ended else ledger.session or int(os.environ.get("_JFS_META_SID") or 0)
         with log.warned_before():
             meta = settings.meta_config(values, job.mountpoint)
         volume = open_volume(
@@ -130,18 +158,13 @@ class Server:
         else:
             log.LOG.info("Create read-only session OK with version: %s", VERSION)
         ledger.session = volume.meta.sid
-        self._take_over_files(volume, left)
+        if ended:
+            succession.end_session(volume, ended)
+        if self._inherited.fd is None:
+            ledger.clear()
+        else:
+            succession.open_again(volume, ledger, left)
         return volume
-
-    def _take_over_files(self, volume: OpenVolume, left: state.Left) -> None:
-        """Open again what a predecessor had open: as it has written down when it made room, or as it was noted."""
-        ledger = self._ledger
-        files = {file.fh: file for file in (*left.files, *ledger.files())}
-        dirty = ledger.dirty()
-        ledger.clear()
-        if self._inherited.fd is not None:
-            volume.vfs.handles.skip(left.next)
-            recover(volume.vfs, list(files.values()), dirty)
 
     def _plan(self, setting: Setting) -> settings.Plan:
         """The options with the setting as it is now; it may have changed since the command was given."""
@@ -164,12 +187,16 @@ class Server:
             if negotiated is None:
                 raise Fatal("the connection that was handed over comes without what was agreed with the kernel")
             log.LOG.info('Going on with the mount of volume %s at "%s" ...', setting.name, self.job.mountpoint)
-            self._note_device()
-            heir = Session(volume.vfs, inherited.fd, plan.session, errno_of, negotiated)
+            if self._ledger.device is None:  # from another supervisor; ours knows it, whatever is mounted on top by now
+                self._note_device()
+            notes = UnderWay(self._ledger.requests)
+            heir = Session(volume.vfs, inherited.fd, plan.session, errno_of, negotiated, notes)
+            heir.before_serving = self._serves
             volume.vfs.notifier = heir.notifier
+            backing.enable(volume.vfs, heir, plan.passthrough, self._ledger.device, heir=True)
             return heir
         log.LOG.info('Mounting volume %s at "%s" ...', setting.name, self.job.mountpoint)
-        _make_device()
+        make_device()
         try:
             session = self._door(volume, plan)
         except MountError as error:
@@ -187,12 +214,25 @@ class Server:
                 volume.vfs, self.job.mountpoint, plan.mount, plan.session.writeback_cache, plan.session.posix_acl
             )
         fd = mount(self.job.mountpoint, plan.mount)
-        return Session(volume.vfs, fd, plan.session, errno_of)
+        session = Session(volume.vfs, fd, plan.session, errno_of, under_way=UnderWay(self._ledger.requests))
+
+        def before_serving() -> None:
+            backing.enable(volume.vfs, session, plan.passthrough, self._ledger.device)
+            self._give(session)
+            self._serves()
+
+        session.before_serving = before_serving
+        return session
 
     def _note_device(self) -> None:
         found = find_mount(self.job.mountpoint)
         if found is not None:
             self._ledger.device = found.minor
+
+    def _serves(self) -> None:
+        """From here on the mount outlives this process."""
+        self._ledger.serves()
+        self._lasts = True
 
     def _umount(self) -> None:
         """Take our mount away, unless it is gone already or covered by another one."""
@@ -202,12 +242,10 @@ class Server:
         """Tell whoever waits that the mount is served."""
         while not session.ready.is_set():
             await trio.sleep(_LOOK_EVERY_S)
-        if self._inherited.fd is None:
-            if self._ledger.device is not None:
-                raise_read_ahead(self._ledger.device, _READ_AHEAD_KIB)
-            if isinstance(session, Session):
-                await trio.to_thread.run_sync(self._give, session)
-        self._ledger.serves()
+        if self._inherited.fd is None and self._ledger.device is not None:
+            raise_read_ahead(self._ledger.device, _READ_AHEAD_KIB)
+        if not isinstance(session, Session):
+            self._serves()
         if self.job.background:
             tell_caller(self.job.status, SERVES)
         else:
@@ -218,19 +256,22 @@ class Server:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:  # fmt: skip
         stopping = False
+        # What is restored when this ends: whoever takes over goes on sending HUP while the last data is flushed.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             task_status.started()
             async for number in received:
                 if number == signal.SIGHUP:
-                    if not self._making_room and not stopping:
+                    if not self._asked_for_room and not stopping:
+                        self._asked_for_room = True
                         nursery.start_soon(self._make_room, session, volume)
                 elif not stopping:
-                    stopping = True
+                    stopping = self._for_good = True
                     log.LOG.info("Received signal %s, exiting...", (signal.strsignal(number) or str(number)).lower())
                     nursery.start_soon(self._stop, session, volume)
 
     def _give(self, session: Session) -> None:
-        """The supervisor keeps a copy of the connection, for a successor of ours."""
+        """The supervisor keeps a copy of the connection, for a successor of ours: from the first request on."""
         assert session.negotiated is not None
         path = self._inherited.comm_path
         if not path:
@@ -248,25 +289,23 @@ class Server:
         log.LOG.info("Received signal hangup, making room for a successor")
         if not await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S, abandon_on_cancel=True):
             log.LOG.warning("not all could be flushed: this process stays")
+            self._asked_for_room = False
             return
         if not isinstance(session, Session):
             log.LOG.info("all is flushed; pyfuse3 cannot hand a mount over: this process stays")
+            self._asked_for_room = False
             return
         self._making_room, self.code = True, HANDED_OVER
         session.stop()
         with trio.move_on_after(_ANSWERED_WITHIN_S):
             await trio.sleep_forever()  # the end of the session cancels this
-        session.interrupt_all()
+        session.leave_rest()
         with trio.move_on_after(_INTERRUPTED_WITHIN_S):
             await trio.sleep_forever()
         log.LOG.warning("some requests are still under way; they are left to the successor")
-        await trio.to_thread.run_sync(self._write_down, volume)
+        await succession.leave(volume, self._ledger, answered=False)
         process.flush_streams()
         os._exit(HANDED_OVER)
-
-    def _write_down(self, volume: OpenVolume) -> None:
-        volume.vfs.flush_all(_STOP_WITHIN_S)
-        state.save(state.path_of(os.getppid()), volume.vfs.handles)
 
     async def _stop(self, session: Door, volume: OpenVolume) -> None:
         """Unmount now, flush, and give those who still use the mount a while to let go."""
@@ -298,28 +337,8 @@ class Server:
                 await self._abandon()
             except SettingError as error:
                 log.LOG.error("this client may not use the volume any more: %s; unmounting", error)
-                self.code = UNMOUNT_AND_STOP
+                self.code, self._for_good = UNMOUNT_AND_STOP, True
                 nursery.start_soon(self._stop, session, volume)
                 return
             except MetaError as error:
                 log.LOG.warning("heartbeat: %s; will be tried again", error)
-
-    async def _jobs(self, volume: OpenVolume) -> None:
-        """Background jobs run in one thread; they look at `stop` often."""
-        if volume.meta.config.read_only or volume.meta.config.no_bgjob:
-            return
-        ended = False
-        try:
-            await trio.to_thread.run_sync(volume.meta.run_jobs, lambda: ended, abandon_on_cancel=True)
-        finally:
-            ended = True
-
-
-def _make_device() -> None:
-    """Some containers come without /dev/fuse."""
-    if os.getuid() == 0 and not os.path.exists("/dev/fuse"):
-        try:
-            os.mknod("/dev/fuse", stat.S_IFCHR | 0o666, os.makedev(10, 229))
-        except OSError as error:
-            if error.errno != errno.EEXIST:
-                log.LOG.warning("create /dev/fuse: %s", error.strerror)

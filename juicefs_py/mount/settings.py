@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from juicefs_py.cli import log
 from juicefs_py.cli import values as grammar
 from juicefs_py.cli.args import Values
 from juicefs_py.cli.errors import Fatal
+from juicefs_py.control.config_document import nanoseconds
+from juicefs_py.mount import consul
 from juicefs_py.mount.fuse_options import KernelOptions, describe, kernel_options, mount_options, session_config
 from juicefs_py.mount.store_options import max_readahead, one_of, store_config
 from juicefs_py.vfs_config import VFSConfig
@@ -25,7 +28,7 @@ from meta.config import MetaConfig
 from meta.setting import Setting
 
 _NOBODY = 65534
-_NOT_YET = ("consul", "network-interfaces", "backup-skip-trash")
+_NOT_YET = ("network-interfaces",)
 _NEEDS_WRITEBACK = ("upload-delay", "upload-hours", "writeback-threshold-size", "max-stage-write")
 _NOT_NEGATIVE = ("io-retries", "max-deletes", "max-stage-write", "prefetch", "cache-items", "skip-dir-nlink")
 _DOORS = ("native", "pyfuse3")
@@ -41,6 +44,7 @@ class Plan(NamedTuple):
     vfs: VFSConfig
     session: SessionConfig
     mount: MountOptions
+    passthrough: bool  # asked for
 
 
 def plan(values: Values, mountpoint: str, setting: Setting) -> Plan:
@@ -53,12 +57,19 @@ def plan(values: Values, mountpoint: str, setting: Setting) -> Plan:
         vfs_config(values, mountpoint, setting, kernel, store),
         session_config(values, setting, kernel),
         mount_options(values, setting, kernel),
+        kernel.passthrough,
     )
 
 
 def metrics_address(values: Values) -> tuple[str, int]:
     """Host and port of `--metrics`; without a host, every address."""
     host, _, port = values.text("metrics").rpartition(":")
+    if values.is_set("consul"):
+        try:
+            own = consul.own_address(values.text("consul"))
+        except ValueError as reason:
+            raise Fatal(f"invalid --consul address: {reason}") from None
+        host = host if values.is_set("metrics") else own
     if not port.isdigit() or int(port) > 65535:
         raise Fatal(f"invalid --metrics address {values.text('metrics')}; write HOST:PORT, for example 127.0.0.1:9567")
     return host.strip("[]") or "0.0.0.0", int(port)
@@ -80,8 +91,6 @@ def check(values: Values) -> None:
     backup = values.seconds("backup-meta")
     if 0 < backup < 300 and os.environ.get("SKIP_BACKUP_META_CHECK") != "true":
         raise Fatal(f"backup-meta should not be less than 5 minutes: {values.text('backup-meta')}")
-    if values.is_set("backup-meta") and backup:
-        log.LOG.warning("--backup-meta is not supported yet and ignored: back up the metadata database yourself")
 
 
 def _check_door(values: Values) -> None:
@@ -93,6 +102,8 @@ def _check_door(values: Values) -> None:
         if importlib.util.find_spec("pyfuse3") is None:
             raise Fatal("--fuse pyfuse3: the package pyfuse3 is not installed; pip install 'juicefs-py[pyfuse3]'")
         log.LOG.info("--fuse pyfuse3 has %s", _NOT_THERE)
+        if kernel_options(values).passthrough:
+            log.LOG.warning("--passthrough is not used: --fuse pyfuse3 cannot")
         if values.is_set("max-fuse-io"):
             log.LOG.warning("--max-fuse-io has no effect with --fuse pyfuse3 and is ignored")
         if values.is_set("umask"):
@@ -163,8 +174,19 @@ def vfs_config(
         version=VERSION,
         mount_point=printable(mountpoint),
         labels=labels(values, printable(mountpoint), setting),
-        document={"FuseOpts": describe(values, setting)},
+        document={
+            "FuseOpts": describe(values, setting),
+            "BackupMeta": nanoseconds(backup_interval_s(values)),
+            "BackupSkipTrash": values.flag("backup-skip-trash"),
+        },
     )
+
+
+def backup_interval_s(values: Values) -> float:
+    """How often metadata is backed up; 0: never, by this mount."""
+    if kernel_options(values).read_only or values.flag("no-bgjob"):
+        return 0.0
+    return values.seconds("backup-meta")
 
 
 def printable(path: str) -> str:
@@ -174,7 +196,9 @@ def printable(path: str) -> str:
 
 def labels(values: Values, mountpoint: str, setting: Setting) -> dict[str, str]:
     """Constant labels of every metric."""
-    found = {"vol_name": setting.name, "mp": mountpoint}
+    found = {
+        "vol_name": setting.name, "mp": mountpoint, "juicefs_version": VERSION, "instance": socket.gethostname(),
+    }  # fmt: skip
     for part in filter(None, values.text("custom-labels").split(";")):
         key, separator, value = part.partition(":")
         if not separator or not key or ":" in value:

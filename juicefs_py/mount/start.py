@@ -20,8 +20,8 @@ from juicefs_py.ledger import Ledger
 from juicefs_py.mount import passfd, process, takeover
 from juicefs_py.mount.daemon import detach
 from juicefs_py.mount.fuse_options import describe, kernel_options
-from juicefs_py.mount.prepare import prepare, tell_what_is_covered
-from juicefs_py.mount.program import LEDGER_FD
+from juicefs_py.mount.prepare import prepare, tell_what_is_covered, untouched
+from juicefs_py.mount.program import LEDGER_FD, inherited_connection
 from juicefs_py.mount.readiness import FAILED, tell_caller, timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
 from juicefs_py.mount.store_options import own_tier
@@ -54,12 +54,14 @@ def mount(values: Values) -> int:
     supervised = bool(os.environ.get("JFS_SUPERVISOR"))
     # A supervisor or a driver may keep the connection of a mount that nobody serves now: it must not be touched.
     kept = supervised or bool(os.environ.get("JFS_SUPER_COMM"))
-    mountpoint = os.path.abspath(mountpoint) if kept else prepare(mountpoint)
+    mountpoint = untouched(mountpoint) if kept else prepare(mountpoint)
     old = None
     if not kept:
         if values.text("fuse") == "native":
-            options, prefixed = describe(values, setting), values.flag("prefix-internal")
-            old = takeover.running(mountpoint, setting.name, options, prefixed)
+            old = takeover.running(
+                mountpoint, setting.name, describe(values, setting),
+                read_only=kernel_options(values).read_only, prefixed=values.flag("prefix-internal"),
+            )  # fmt: skip
         if old is None:
             tell_what_is_covered(mountpoint)
     bucket = _own_bucket(values, setting)
@@ -146,20 +148,26 @@ def _supervise(job: Job, words: list[str]) -> int:
         log.LOG.debug("no CAP_SYS_RESOURCE: this process cannot be made an I/O flusher")
     if job.values.flag("disable-transparent-hugepage"):
         process.disable_huge_pages()
-    taken = takeover.take_over(job.running) if job.running is not None else None
     prefixed = job.values.flag("prefix-internal")
+    taken = None
+    if job.running is not None:
+        taken = takeover.take_over(job.running, job.mountpoint, takeover.prefix_of(prefixed))
     return Supervisor(job.mountpoint, lambda inherited: _serve(job, inherited), taken, prefixed=prefixed).run()
 
 
 def _from_other_supervisor() -> Inheritance:
-    """Started by another supervisor than ours, such as an older program's: it offers the connection over its socket."""
+    """Started by another supervisor than ours, such as an older program's, which may offer the connection by socket."""
     comm_path, ledger_fd = os.environ.get("_FUSE_FD_COMM", ""), os.environ.get(LEDGER_FD)
     ledger = Ledger(int(ledger_fd) if ledger_fd else None)
-    offer = passfd.take(comm_path) if comm_path else None
-    if offer is not None and offer.fd is not None:
-        passfd.give(comm_path, offer.setting, offer.fd)  # it keeps a copy
-        return Inheritance(ledger, comm_path, offer.fd, offer.setting)
-    return Inheritance(ledger, comm_path, None, passfd.UNKNOWN)
+    kept = inherited_connection()
+    if kept is None and comm_path:
+        kept = passfd.take(comm_path)
+        if kept is not None and kept.fd is not None:
+            try:
+                passfd.give(comm_path, kept.setting, kept.fd)  # it keeps a copy
+            except OSError as error:
+                log.LOG.warning("the supervisor at %s did not take the connection back: %s", comm_path, error)
+    return Inheritance(ledger, comm_path, *((None, passfd.UNKNOWN) if kept is None else (kept.fd, kept.setting)))
 
 
 def _serve(job: Job, inherited: Inheritance) -> int:

@@ -1,8 +1,10 @@
 """What a serving process writes down when it makes room for a successor: its open files, as official clients do.
 
 A JSON document: `{"Handler": {"HANDLE": {"Inode", "Length", "Flags", "UseLocks", "FlockOwner", "Off", "Data",
-"TierID"}}, "NextFh": N}`. `UseLocks`: bit 0 BSD lock, bit 1 record locks. Handles of directories and of internal files
-are not in it: they are opened again when they are used. It lies in /tmp, so it is read only if it is ours.
+"TierID", "Node", "Backing", "Lost"}}, "NextFh": N}`. `UseLocks`: bit 0 BSD lock, bit 1 record locks; the last three are
+ours alone: `passthrough`'s, and whether the handle is to hear that data is lost. Handles of directories and of
+internal files are not in it: they are opened again when they are used. It lies in /tmp, so it is read only if it is
+ours.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ class Left(NamedTuple):
 
     files: list[OpenFile]
     next: int  # above all handle numbers that it gave out; 0 if it does not tell
+    lost: set[int]  # inodes whose handles are to hear of a loss
 
 
-_NOTHING = Left([], 0)
+_NOTHING = Left([], 0, set())
 
 
 def path_of(supervisor: int) -> str:
@@ -57,15 +60,19 @@ def _described(handle: Any) -> dict[str, object]:
         "Off": 0,
         "Data": "",
         "TierID": 0,
+        "Node": handle.node,
+        "Backing": handle.backing,
+        "Lost": handle.writer is not None and (handle.writer.dirty or handle.writer.owes_to(handle.claim)),
     }
 
 
 def load(default: str) -> Left:
     """What a predecessor has left, if anything; the document is then put aside."""
-    path = os.environ.get("_FUSE_STATE_PATH") or default
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+    for path in (os.environ.get("_FUSE_STATE_PATH", ""), default):  # the first is the first process's alone to find
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            break
+    else:
         return _NOTHING
     with open(fd, "rb") as file:
         about = os.fstat(file.fileno())
@@ -78,10 +85,17 @@ def load(default: str) -> Left:
     try:
         document = json.loads(text)
         files = [
-            OpenFile(int(fh), int(known["Inode"]), int(known["Flags"]) & 0xFFFFFFFF)
+            OpenFile(
+                int(fh),
+                int(known["Inode"]),
+                int(known["Flags"]) & 0xFFFFFFFF,
+                int(known.get("Node", 0)),
+                int(known.get("Backing", 0)),
+            )
             for fh, known in document.get("Handler", {}).items()
         ]
-        return Left(files, int(document.get("NextFh", 0)))
+        lost = {int(known["Inode"]) for known in document.get("Handler", {}).values() if known.get("Lost")}
+        return Left(files, int(document.get("NextFh", 0)), lost)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         log.LOG.warning("%s tells no open files: %s", path, error)
         return _NOTHING

@@ -15,10 +15,8 @@ import os
 import select
 import signal
 import socket
-import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final, NamedTuple
@@ -27,6 +25,7 @@ from juicefs_py.cli import log
 from juicefs_py.cli.report import report
 from juicefs_py.ledger import Ledger
 from juicefs_py.mount import passfd
+from juicefs_py.mount.patience import Patience
 from juicefs_py.mount.prepare import lazy_umount
 from juicefs_py.mount.process import flush_streams
 from juicefs_py.mount.program import Program
@@ -40,9 +39,7 @@ HANDED_OVER: Final = 1
 
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STOPPED: Final = 2
-_FAILURES: Final = 3
-_WITHIN_S: Final = 10.0
-_PAUSE_S: Final = 1.0  # before a restart that follows closely on another
+_MADE_ROOM: Final = "it has made room"
 
 
 class Inheritance(NamedTuple):
@@ -65,10 +62,12 @@ class Supervisor:
         self.comm_path = comm_path_of(os.getpid())
         self._serve = serve
         self._program = Program()
-        self._watchdog = Watchdog(mountpoint, prefixed)
-        self._child = 0
-        self._stopping = False
         self._ledger = Ledger()
+        self._watchdog = Watchdog(mountpoint, prefixed, self._ledger)
+        self._patience = Patience()
+        self._child = 0
+        self._killed = False  # the last one, by a signal
+        self._stopping = False
         self._driver = os.environ.get("JFS_SUPER_COMM", "")
         self._fd: int | None = None
         self._given_away = False
@@ -84,51 +83,72 @@ class Supervisor:
             return self._run(listener, woken)
 
     def _run(self, listener: socket.socket, woken: socket.socket) -> int:
-        failures: deque[float] = deque(maxlen=_FAILURES)
         while True:
-            self._start(listener, woken)
-            problem = self._wait(listener, woken)
+            before = self._ledger.served
+            problem = self._start(listener, woken) or self._wait(listener, woken)
+            if self._ledger.served > before:
+                self._patience.served()
             if problem is None:
+                return 0
+            if self._given_away:
+                log.LOG.info("the connection was handed over to another process")
                 return 0
             if not self._ledger.served and self._fd is None:
                 if self._ledger.device is not None:
                     lazy_umount(self.mountpoint, self._ledger.device)
                 return 1  # it never served, and has said why
-            if self._given_away:
-                log.LOG.info("the connection was handed over to another process")
-                return 0
-            if self._stopping and self._driver:
-                return _STOPPED  # the driver keeps the connection for the next container
             if self._stopping:
+                return self._leave(_STOPPED, 0)
+            if problem != _MADE_ROOM:
+                pause_s = self._patience.after_failure(died=self._killed or self._ledger.served > before)
+                if pause_s is None:
+                    log.LOG.error("%s, give up", self._patience)
+                    return self._leave(1, 1)
+                when = f"in {pause_s:.0f} s" if pause_s else "now"
+                log.LOG.error("mount process %s, will restart %s", problem, when)
+                self._pause(pause_s, listener, woken)
+            if self._fd is None and not self._given_away:
                 lazy_umount(self.mountpoint, self._ledger.device)
-                return 0
-            failures.append(time.monotonic())
-            if len(failures) == _FAILURES and failures[-1] - failures[0] < _WITHIN_S:
-                log.LOG.error("fail %d times in %.0f s, give up", _FAILURES, failures[-1] - failures[0])
-                lazy_umount(self.mountpoint, self._ledger.device)
-                return 1
-            if self._fd is None:
-                lazy_umount(self.mountpoint, self._ledger.device)
-            soon = len(failures) > 1 and failures[-1] - failures[-2] < _WITHIN_S
-            log.LOG.error(
-                "mount process %d: %s, will restart %s", self._child, problem, "in 1 second" if soon else "now"
-            )
-            if soon:
-                time.sleep(_PAUSE_S)
+
+    def _leave(self, kept: int, unmounted: int) -> int:
+        """The end of the mount, unless the driver keeps the connection for the next container; the exit code."""
+        if self._driver:
+            return kept
+        lazy_umount(self.mountpoint, self._ledger.device)
+        return unmounted
+
+    def _pause(self, pause_s: float, listener: socket.socket, woken: socket.socket) -> None:
+        """Wait, but not for a successor that will not come."""
+        deadline = time.monotonic() + pause_s
+        while not (self._stopping or self._given_away) and (left_s := deadline - time.monotonic()) > 0:
+            for ready in select.select([listener, woken], [], [], left_s)[0]:
+                if ready is woken:
+                    woken.recv(4096)
+                else:
+                    self._serve_socket(listener)
 
     # -- the child
 
-    def _start(self, listener: socket.socket, woken: socket.socket) -> None:
+    def _start(self, listener: socket.socket, woken: socket.socket) -> str:
+        """Start a serving process. "" if there is one now; otherwise why not."""
         flush_streams()
+        self._killed = False
         # A signal between fork and the child's own handlers must wait, or it would be handled as the supervisor's.
         signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
-        pid = os.fork()
-        if pid == 0:
-            listener.close()
-            woken.close()
-            self._be_child()
-        self._child = pid
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        try:
+            if self._stopping or self._given_away:
+                return "is not wanted any more"
+            pid = os.fork()
+            if pid == 0:
+                listener.close()
+                woken.close()
+                self._be_child()
+            self._child = pid
+        except OSError as error:
+            return f"cannot be started: {error.strerror}"
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        return ""
 
     def _be_child(self) -> None:
         code = 1
@@ -147,44 +167,52 @@ class Supervisor:
             os._exit(code)
 
     def _become_new_program(self) -> None:
-        """It asks for the descriptor itself, as the child of any supervisor does."""
         log.LOG.info("the program was replaced, starting the new one")
         flush_streams()
+        kept = None if self._fd is None else passfd.Offer(self._setting, self._fd)
         try:
-            self._program.become(os.getppid(), self.comm_path, self._ledger)
+            self._program.become(os.getppid(), self.comm_path, self._ledger, kept)
         except OSError as error:
             log.LOG.error("the new program cannot be started, the old one goes on: %s", error)
 
     def _wait(self, listener: socket.socket, woken: socket.socket) -> str | None:
         """Wait for the child, and serve the socket meanwhile; None if it ended well, otherwise what happened."""
+        pid, made_room, served = self._child, self._ledger.made_room, self._ledger.served
         self._watchdog.forget()
         poll = select.poll()
         for source in (listener, woken):
             poll.register(source, select.POLLIN)
         while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == self._child:
+            ended, status = os.waitpid(-1, os.WNOHANG)
+            if ended == pid:
                 break
-            if pid:
+            if ended:
                 continue  # the watchdog's, which got no answer in time
             events = poll.poll(ASK_EVERY_S * 1000)
-            if not events and self._ledger.served and self._fd is not None:
-                self._watchdog.ask(self._child)
+            if not events and self._ledger.served > served and self._fd is not None:
+                self._watchdog.ask(pid)
             for ready, _ in events:
                 if ready == woken.fileno():
                     woken.recv(4096)
                 else:
                     self._serve_socket(listener)
+        self._child = 0
+        if self._ledger.served > served:
+            self._ledger.ended = int(time.time())
         while select.select([listener], [], [], 0)[0]:  # given in the last moment
             self._serve_socket(listener)
         code = os.waitstatus_to_exitcode(status)
+        self._killed = code < 0
         if code == UNMOUNT_AND_STOP:
             log.LOG.error("received umount exit code")
             lazy_umount(self.mountpoint, self._ledger.device)
             return None
         if code == 0:
             return None
-        return f"signal: {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        if self._ledger.made_room > made_room or code == -signal.SIGHUP:  # by the signal: asked while it began
+            log.LOG.info("mount process %d has made room, starting the next one", pid)
+            return _MADE_ROOM
+        return f"{pid}: " + (f"signal: {_signal_name(-code)}" if code < 0 else f"exit status {code}")
 
     # -- the descriptor
 
@@ -270,10 +298,9 @@ class Supervisor:
             self._stopping = True
             if self._driver:
                 number = signal.SIGHUP  # whoever uses the mount goes on with the next container
-        try:
-            os.kill(self._child, number) if self._child else sys.exit(0)
-        except ProcessLookupError:
-            pass
+        if self._child:  # otherwise whoever would start one sees it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, number)
 
 
 def _bind(listener: socket.socket, path: str) -> None:
@@ -290,3 +317,11 @@ def _bind(listener: socket.socket, path: str) -> None:
 def comm_path_of(pid: int) -> str:
     """Where the supervisor of this number listens, in its own file system."""
     return f"/tmp/fuse_fd_comm.{pid}"
+
+
+def _signal_name(number: int) -> str:
+    """Real-time signals have no name of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)

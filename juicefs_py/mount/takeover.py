@@ -20,6 +20,7 @@ from juicefs_py.mount.process import in_a_child_within
 _LOOK_S: Final = 3.0
 _OFFERED_WITHIN_S: Final = 10.0
 _GONE_WITHIN_S: Final = 60.0
+_LEAVES_WITHIN_S: Final = 2.0
 _STEP_S: Final = 0.1
 _MATTERS_NOT: Final = frozenset({
     "IgnoreSecurityLabels", "RememberInodes", "SingleThreaded", "DisableXAttrs", "Debug", "NoAllocForRead", "Name",
@@ -36,13 +37,15 @@ class Running(NamedTuple):
     sid: int
 
 
-def running(mountpoint: str, name: str, options: dict[str, object], prefixed: bool) -> Running | None:
+def running(
+    mountpoint: str, name: str, options: dict[str, object], *, read_only: bool, prefixed: bool
+) -> Running | None:
     """The mount of this volume at the mount point, if its process can be replaced by one with these `FuseOpts`."""
     if os.environ.get("JFS_SUPER_COMM"):
         return None
     if mountpoint.startswith("/dev/fd/"):
         return None
-    document = _config(mountpoint, ".jfs" if prefixed else "")
+    document = _config(mountpoint, prefix_of(prefixed))
     if document is None:
         return None
     try:
@@ -51,12 +54,15 @@ def running(mountpoint: str, name: str, options: dict[str, object], prefixed: bo
             int(document["Meta"]["Sid"]),
         )  # fmt: skip
         other, theirs = document["Format"]["Name"], dict(document["FuseOpts"])
+        was_read_only = bool(document["Meta"].get("ReadOnly"))
     except (KeyError, TypeError, ValueError):
         return None
     if not found.pid or not found.comm_path:
         return None
     if other != name:
         log.LOG.info("different volume %s != %s, mount on top of it", other, name)
+    elif was_read_only != read_only:  # not among the kernel's options: either client refuses changes itself
+        log.LOG.info("read-only %s != %s, mount on top of it", was_read_only, read_only)
     elif theirs.get("DisableXAttrs") and not options.get("DisableXAttrs"):
         log.LOG.info("Xattr is enabled, mount on top of it")
     elif _normal(theirs) != _normal(options):
@@ -64,6 +70,11 @@ def running(mountpoint: str, name: str, options: dict[str, object], prefixed: bo
     else:
         return found
     return None
+
+
+def prefix_of(prefixed: bool) -> str:
+    """What the names of internal files begin with."""
+    return ".jfs" if prefixed else ""
 
 
 def _config(mountpoint: str, prefix: str) -> dict[str, Any] | None:
@@ -92,27 +103,60 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ", ".join(f"{name} {old.get(name)} != {new.get(name)}" for name in names)
 
 
-def take_over(old: Running) -> passfd.Offer | None:
+def take_over(old: Running, mountpoint: str, prefix: str) -> passfd.Offer | None:
     """Take the connection of a running mount and have its process make room; None if it does not, and keeps it."""
     offer = _taken(old.comm_path)
     if offer is None or offer.fd is None:
         log.LOG.warning("nobody hands over the mount at %s, mount on top of it", old.comm_path)
         return None
-    deadline = time.monotonic() + _GONE_WITHIN_S
+    if not _makes_room(old, mountpoint, prefix):
+        if _given_back(old.comm_path, offer.setting, offer.fd):
+            log.LOG.warning("mount process %d does not make room, mount on top of it", old.pid)
+            os.close(offer.fd)
+            return None
+        log.LOG.warning("nobody takes the mount at %s back, going on with it", old.comm_path)
+    os.environ["_FUSE_STATE_PATH"] = old.state_path
+    os.environ["_JFS_META_SID"] = str(old.sid)
+    return offer
+
+
+def _makes_room(old: Running, mountpoint: str, prefix: str) -> bool:
+    """Whether the serving process ends when it is asked to, and with it any that its supervisor started meanwhile."""
+    pid, deadline = old.pid, time.monotonic() + _GONE_WITHIN_S
     while time.monotonic() < deadline:
         try:
-            os.kill(old.pid, signal.SIGHUP)
+            os.kill(pid, signal.SIGHUP)
         except ProcessLookupError:
-            os.environ["_FUSE_STATE_PATH"] = old.state_path
-            os.environ["_JFS_META_SID"] = str(old.sid)
-            return offer
+            another = _started_meanwhile(old.comm_path, pid, mountpoint, prefix)
+            if another is None:
+                return True
+            pid = another
         except PermissionError:
-            break
+            return False
         time.sleep(_STEP_S)
-    log.LOG.warning("mount process %d does not make room, mount on top of it", old.pid)
-    passfd.give(old.comm_path, offer.setting, offer.fd)
-    os.close(offer.fd)
-    return None
+    return False
+
+
+def _started_meanwhile(comm_path: str, pid: int, mountpoint: str, prefix: str) -> int | None:
+    """The serving process that came after `pid`, which had died before the connection was taken."""
+    deadline = time.monotonic() + _LEAVES_WITHIN_S
+    while time.monotonic() < deadline:
+        connection = passfd.connect(comm_path)
+        if connection is None:
+            return None  # a supervisor that was robbed ends with its process
+        connection.close()
+        time.sleep(_STEP_S)
+    document = _config(mountpoint, prefix) or {}
+    found = document.get("Pid")
+    return found if isinstance(found, int) and found != pid and document.get("CommPath") == comm_path else None
+
+
+def _given_back(comm_path: str, setting: bytes, fd: int) -> bool:
+    try:
+        return passfd.give(comm_path, setting, fd)
+    except OSError as error:
+        log.LOG.debug("%s: %s", comm_path, error)
+        return False
 
 
 def _taken(comm_path: str) -> passfd.Offer | None:
