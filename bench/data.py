@@ -1,133 +1,94 @@
-"""`python -m bench.data`: bytes through the kernel, on a local directory and on an S3 server, beside others.
+"""Bytes through the kernel: on a local directory and on an S3 server, beside an official client and beside others.
 
-On a local directory beside an official client; on S3 beside that one, `s3fs`, `rclone mount` and the bare SDK, as far
-as they are installed. All are mounted at once and work in turn. "Cold" means that neither the kernel nor a cache
-directory has the bytes; what the S3 server itself keeps in the page cache is dropped as well. Above 1 is a win.
+On S3 also beside `s3fs`, `rclone mount` and the bare SDK, as far as they are installed. All are mounted at once and
+work in turn. "Cold" means that neither the kernel nor a cache directory has the bytes; what the S3 server itself keeps
+in the page cache is dropped as well.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
 import shutil
-import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
-from bench.local import drop_caches, resident_mib, serving_pid
-from bench.measure import Row, alternate, table
-from bench.peers import OURS, Client, official, redis_server
-from bench.s3_peers import BareSdk, rclone_mount, s3_server, s3fs_mount
+from bench.machine import MIB, Memory, drop_caches, serving_pid
+from bench.measure import OURS, Figure, Measure, Row, alternate
+from bench.s3_peers import BareSdk, Server, rclone_mount, s3_server, s3fs_mount
+from bench.setting import Bench, Scale, redis_server
 
-MIB = 1 << 20
 READERS = 16
+_WAYS = {"go": 1.0, "bare": 0.9}
+"""Budgets of what goes to the bucket and comes from it."""
+_CACHED = {"go": 2.0}
 
 
-class Subject(Protocol):
-    """What is measured: the methods that rows name. Each returns a figure of its row."""
-
-    def write_large(self, round_number: int) -> float: ...
-
-
-def main() -> None:
-    """Parse the options, run every row on both storages, print the tables and the memory of our mounts."""
-    parser = argparse.ArgumentParser(prog="python -m bench.data", description=__doc__.splitlines()[0])
-    parser.add_argument("--vs", metavar="PROGRAM", help="the official client; without, one that is found")
-    parser.add_argument(
-        "--on", nargs="*", default=["file", "s3"], choices=["file", "s3"], help="storages (default both)"
-    )
-    parser.add_argument("--size", type=int, default=2048, help="MiB of the large file (default 2048)")
-    parser.add_argument("--files", type=int, default=5000, help="small files (default 5000)")
-    parser.add_argument("--reads", type=int, default=400, help="random reads of a row and round (default 400)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds per row (default 3)")
-    parser.add_argument("--quick", action="store_true", help="a tenth of everything, for a first look")
-    options = parser.parse_args()
-    if options.quick:
-        options.size, options.files, options.reads, options.rounds = 256, 400, 100, 2
-    base = Path(tempfile.mkdtemp(prefix="bench-data-"))
-    try:
-        with redis_server(base / "redis") as port:
-            for number, storage in enumerate(options.on):
-                measure(base / storage, storage, port, 1 + 8 * number, options)
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+def on_directory(bench: Bench) -> Iterator[Row]:
+    """Blocks in a local directory."""
+    yield from _on(bench, "file", None)
 
 
-def measure(base: Path, storage: str, port: int, database: int, options: argparse.Namespace) -> None:
-    """All rows on one storage."""
-    peer = official(options.vs)
-    clients = [Client("juicefs_py", OURS), *([peer] if peer else [])]
-    with contextlib.ExitStack() as stack:
-        subjects: dict[str, Subject] = {}
-        server = stack.enter_context(s3_server(base / "server")) if storage == "s3" else None
-        for number, client in enumerate(clients):
+def on_s3(bench: Bench) -> Iterator[Row]:
+    """Blocks on an S3 server."""
+    with s3_server(bench.folder("s3-server")) as server:
+        yield from _on(bench, "S3", server)
+
+
+def _on(bench: Bench, storage: str, server: Server | None) -> Iterator[Row]:
+    base, section = bench.folder(f"data-{storage}"), f"data on {storage}"
+    with redis_server(base / "redis") as port, contextlib.ExitStack() as stack:
+        subjects: dict[str, object] = {}
+        for number, client in enumerate(bench.clients):
             home = base / client.name.replace(" ", "-")
-            url = f"redis://127.0.0.1:{port}/{database + number}"
+            url = f"redis://127.0.0.1:{port}/{1 + number}"
             client.format(url, f"bench-{number}", home / "objects", server.options(f"bench-{number}") if server else ())
-            root = stack.enter_context(client.mounted(url, home))
-            subjects[client.name] = Work(root, options, home / "cache")
+            subjects[client.name] = Bytes(stack.enter_context(client.mounted(url, home)), bench.scale, home / "cache")
         if server is not None:
             for name, mounted in (("s3fs", s3fs_mount), ("rclone", rclone_mount)):
-                root_or_none = stack.enter_context(mounted(server, base / name))
-                if root_or_none is not None:
-                    subjects[name] = Work(root_or_none, options, None)
-            subjects["bare SDK"] = BareSdk(server, options)
-        memory = Memory(serving_pid(base / "juicefs_py" / "mnt"))
-        rows = run(subjects, options)
-        shown = table(rows, "juicefs_py", [name for name in subjects if name != "juicefs_py"])
-        print(f"\non {storage}\n{shown}\nresident memory of our mount: {memory.end()}", flush=True)
+                root = stack.enter_context(mounted(server, base / name))
+                if root is not None:
+                    subjects[name] = Bytes(root, bench.scale, None)
+            subjects["bare SDK"] = BareSdk(server, bench.scale)
+        memory = Memory(serving_pid(base / OURS / "mnt"))
+        yield from rows(section, subjects, bench.scale)
+        memory.end()
+        most = Row(section, "resident memory of who serves, at most", "MiB", limit=80 + 300)
+        most.figures[OURS] = Figure([memory.most_mib])
+        yield most
 
 
-def run(subjects: dict[str, Subject], options: argparse.Namespace) -> list[Row]:
-    """All rows; a subject that cannot do one is left out of it."""
+def rows(section: str, subjects: Mapping[str, object], scale: Scale) -> Iterator[Row]:
+    """All rows; a subject that has no such method is left out of a row."""
 
-    def row(name: str, unit: str, method: str, higher: bool = False, budget: float | None = None) -> Row:
-        able: dict[str, Callable[[int], float]] = {
-            who: told(who, name, getattr(subject, method))
-            for who, subject in subjects.items()
-            if hasattr(subject, method)
+    def row(name: str, unit: str, method: str, higher: bool, budgets: Mapping[str, float]) -> Row:
+        able: dict[str, Measure] = {
+            who: getattr(subject, method) for who, subject in subjects.items() if hasattr(subject, method)
         }
-        return alternate(Row(name, unit, higher, budget), able, options.rounds)
+        return alternate(Row(section, name, unit, higher, budgets), able, scale.rounds)
 
-    size, small = f"{options.size} MiB", f"{options.files} files of 4 KiB"
-    return [
-        row(f"write {size} + fsync", "MiB/s", "write_large", True, 1.0),
-        row(f"read {size}, cold", "MiB/s", "read_large", True, 1.0),
-        row(f"{READERS} readers at once, {size}, cold", "MiB/s", "read_many", True),
-        row("random 4 KiB read, cold", "us", "read_4k_cold"),
-        row("random 128 KiB read, cold", "us", "read_128k_cold"),
-        row("random 4 KiB read, cached blocks", "us", "read_4k", budget=2.0),
-        row("random 128 KiB read, cached blocks", "us", "read_128k", budget=2.0),
-        row(f"write {small}", "files/s", "write_small", True),
-        row(f"read {small}, cold", "files/s", "read_small", True),
-    ]
-
-
-def told(who: str, row: str, measure: Callable[[int], float]) -> Callable[[int], float]:
-    """`measure`, whose failure says whose it is and counts as no speed at all (NaN in every ratio)."""
-
-    def run(round_number: int) -> float:
-        try:
-            return measure(round_number)
-        except OSError as error:
-            print(f"{who} fails in the row `{row}`: {error}")
-            return float("nan")
-
-    return run
+    size, small = f"{scale.size_mib} MiB", f"{scale.small_files} files of 4 KiB"
+    yield row(f"write {size} + fsync", "MiB/s", "write_large", True, _WAYS)
+    yield row(f"read {size}, cold", "MiB/s", "read_large", True, _WAYS)
+    yield row(f"{READERS} readers at once, {size}, cold", "MiB/s", "read_many", True, _WAYS)
+    yield row("random 4 KiB read, cold", "us", "read_4k_cold", False, {})
+    yield row("random 128 KiB read, cold", "us", "read_128k_cold", False, {})
+    yield row(f"read {size}, cached blocks", "MiB/s", "read_cached", True, _CACHED)
+    yield row("random 4 KiB read, cached blocks", "us", "read_4k", False, _CACHED)
+    yield row("random 128 KiB read, cached blocks", "us", "read_128k", False, _CACHED)
+    yield row(f"write {small}", "files/s", "write_small", True, {})
+    yield row(f"read {small}, cold", "files/s", "read_small", True, {})
 
 
-class Work:
-    """The work of every row below one mountpoint. Methods run in the order of the rows, on earlier files."""
+class Bytes:
+    """The work of every row below one directory. Methods run in the order of the rows, on earlier files."""
 
-    def __init__(self, root: Path, options: argparse.Namespace, cache: Path | None) -> None:
+    def __init__(self, root: Path, scale: Scale, cache: Path | None) -> None:
         self.root = root
-        self.options = options
+        self.scale = scale
         self.cache = cache
         self.random = random.Random(7)
         self.block = self.random.randbytes(MIB)
@@ -141,21 +102,30 @@ class Work:
 
     def write_large(self, round_number: int) -> float:
         start = time.perf_counter()
-        self._write("large", self.options.size)
+        self._write("large", self.scale.size_mib)
         elapsed = time.perf_counter() - start
         for number in range(READERS if round_number == 0 else 0):
-            self._write(f"part-{number}", self.options.size // READERS)
-        return float(self.options.size) / elapsed
+            self._write(f"part-{number}", self.scale.size_mib // READERS)
+        return self.scale.size_mib / elapsed
 
-    def _write(self, name: str, size: int) -> None:
+    def _write(self, name: str, size_mib: int) -> None:
         fd = os.open(self.root / name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
-        for _ in range(size):
+        for _ in range(size_mib):
             os.write(fd, self.block)
         os.fsync(fd)
         os.close(fd)
 
     def read_large(self, round_number: int) -> float:
         self.chill()
+        return self._timed_read()
+
+    def read_cached(self, round_number: int) -> float:
+        if round_number == 0:
+            self._read("large")  # into the block cache
+        drop_caches()
+        return self._timed_read()
+
+    def _timed_read(self) -> float:
         start = time.perf_counter()
         done = self._read("large")
         return done / MIB / (time.perf_counter() - start)
@@ -178,26 +148,25 @@ class Work:
 
     def read_4k_cold(self, round_number: int) -> float:
         self.chill()
-        return self._random(4 << 10, self.options.reads // 4)
+        return self._random(4 << 10, self.scale.reads // 4)
 
     def read_128k_cold(self, round_number: int) -> float:
         self.chill()
-        return self._random(128 << 10, self.options.reads // 4)
+        return self._random(128 << 10, self.scale.reads // 4)
 
     def read_4k(self, round_number: int) -> float:
-        self._read("large")  # into the block cache
         drop_caches()
-        return self._random(4 << 10, self.options.reads)
+        return self._random(4 << 10, self.scale.reads)
 
     def read_128k(self, round_number: int) -> float:
         drop_caches()
-        return self._random(128 << 10, self.options.reads)
+        return self._random(128 << 10, self.scale.reads)
 
     def _random(self, size: int, count: int) -> float:
         """Average microseconds of a read somewhere in the large file."""
         fd = os.open(self.root / "large", os.O_RDONLY)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-        offsets = [self.random.randrange(self.options.size * MIB // size) * size for _ in range(count)]
+        offsets = [self.random.randrange(self.scale.size_mib * MIB // size) * size for _ in range(count)]
         start = time.perf_counter()
         for offset in offsets:
             assert len(os.pread(fd, size, offset)) == size
@@ -206,9 +175,9 @@ class Work:
         return elapsed / count * 1e6
 
     def _names(self, round_number: int) -> list[str]:
-        folder = self.root / f"small-{round_number}"
+        folder = self.root / f"few-bytes-{round_number}"
         folder.mkdir(exist_ok=True)
-        return [f"{folder}/{number:05d}" for number in range(self.options.files)]
+        return [f"{folder}/{number:05d}" for number in range(self.scale.small_files)]
 
     def write_small(self, round_number: int) -> float:
         names = self._names(round_number)
@@ -228,29 +197,3 @@ class Work:
             assert len(os.read(fd, 8192)) == 4096
             os.close(fd)
         return len(names) / (time.perf_counter() - start)
-
-
-class Memory:
-    """The most that a process has resident, looked at ten times a second."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._idle = self._most = resident_mib(pid)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.1):
-            with contextlib.suppress(OSError):  # it has ended
-                self._most = max(self._most, resident_mib(self._pid))
-
-    def end(self) -> str:
-        """Stop looking; what was seen."""
-        self._stop.set()
-        self._thread.join()
-        return f"idle {self._idle:.0f} MiB, at most {self._most:.0f} MiB (--buffer-size 300)"
-
-
-if __name__ == "__main__":
-    main()

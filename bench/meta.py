@@ -1,109 +1,107 @@
-"""`python -m bench.meta [--vs juicefs-go]`: metadata through the kernel, on one Redis, beside an official client.
+"""Metadata through the kernel: all clients are mounted at once, each on a database of its own, and work in turn.
 
-Both clients are mounted at once, each on a database of its own, and work in turn. Every row is measured with one caller
-and with several (processes); once with Redis next door and once with a round trip of a millisecond more. The page,
-dentry and inode caches are dropped before every row that reads. Above 1 is a win.
+Sections: Redis beside an official client, with one caller and with several (processes), next door and with a round trip
+of a millisecond more; TiKV, if the run knows a cluster; our own engines beside each other and beside a plain directory.
+The page, dentry and inode caches are dropped before every row that reads.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.delay import delayed
-from bench.local import drop_caches
-from bench.measure import Row, alternate, as_json, table
-from bench.peers import OURS, Client, official, redis_server
+from bench.machine import drop_caches
+from bench.measure import OURS, Measure, Row, alternate
+from bench.peers import Client
+from bench.setting import Bench, Scale, redis_server
 
 Action = Callable[[str], object]
-SETTLE_S = 2.5  # before cold reads: of names younger than two seconds ours reads nothing ahead, and those are rare
+_SETTLE_S = 2.5  # before cold reads: of names younger than two seconds ours reads nothing ahead, and those are rare
 
 
-def main() -> None:
-    """Parse the options, run every row in every setting, print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m bench.meta", description=__doc__.splitlines()[0])
-    parser.add_argument("--vs", metavar="PROGRAM", help="the official client; without, one that is found")
-    parser.add_argument("--files", type=int, default=400, help="operations of a row and round (default 400)")
-    parser.add_argument("--entries", type=int, default=10_000, help="entries of the listed directory (default 10000)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds per row (default 5)")
-    parser.add_argument("--callers", type=int, nargs="*", default=[1, 16], help="how many at once (default 1 16)")
-    parser.add_argument("--delay", type=float, nargs="*", default=[0.0, 1.0], help="ms added to a round trip")
-    parser.add_argument("--quick", action="store_true", help="less of everything, for a first look")
-    parser.add_argument("--json", action="store_true", help="print all runs as JSON")
-    options = parser.parse_args()
-    if options.quick:
-        options.files, options.entries, options.rounds = 100, 2000, 3
-    peer = official(options.vs)
-    if peer is None:
-        print("no official client found: name one with --vs; only ours is measured")
-    base = Path(tempfile.mkdtemp(prefix="bench-meta-"))
-    try:
-        with redis_server(base / "redis") as port:
-            for delay in options.delay:
-                with delayed(port, delay) if delay else contextlib.nullcontext(port) as seen:
-                    measure(base / f"delay-{delay:g}", seen, peer, delay, options)
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+def on_redis(bench: Bench) -> Iterator[Row]:
+    """Beside an official client."""
+    base = bench.folder("meta")
+    with redis_server(base / "redis") as port:
+        for delay in bench.scale.delays_ms:
+            with delayed(port, delay) if delay else contextlib.nullcontext(port) as seen:
+                first = 1 + 2 * int(delay * 10)
+                where = "Redis next door" if not delay else f"Redis +{delay:g} ms"
+                urls = [f"redis://127.0.0.1:{seen}/{first + number}" for number in range(2)]
+                subjects = {client.name: (client, url) for client, url in zip(bench.clients, urls, strict=False)}
+                yield from _mounted(base / f"delay-{delay:g}", where, subjects, bench.scale)
 
 
-def measure(base: Path, port: int, peer: Client | None, delay: float, options: argparse.Namespace) -> None:
-    """All rows with Redis at `port`."""
-    clients = [Client("juicefs_py", OURS), *([peer] if peer else [])]
+def on_tikv(bench: Bench) -> Iterator[Row]:
+    """Beside an official client on the same cluster, and beside ourselves on other engines."""
+    if bench.tikv is None:
+        return
+    base = bench.folder("tikv")
+    urls = [f"tikv://{bench.tikv}/bench-{time.time_ns()}-{number}" for number in range(3)]
+    subjects = {client.name: (client, url) for client, url in zip(bench.clients, urls, strict=False)}
+    yield from _mounted(base / "clients", "TiKV", subjects, bench.scale)
+    with redis_server(base / "redis") as port:
+        engines = {OURS: urls[2], "on Redis": f"redis://127.0.0.1:{port}/1", "on SQLite": f"sqlite3://{base}/meta.db"}
+        ours = {name: (Client(name), url) for name, url in engines.items()}
+        yield from _mounted(base / "engines", "TiKV beside other engines", ours, bench.scale)
+
+
+def _mounted(base: Path, where: str, subjects: Mapping[str, tuple[Client, str]], scale: Scale) -> Iterator[Row]:
+    """All rows with the subjects mounted side by side."""
     with contextlib.ExitStack() as stack:
         works = {}
-        for number, client in enumerate(clients):
-            url = f"redis://127.0.0.1:{port}/{number + 1 + 2 * int(delay * 10)}"
-            client.format(url, f"bench-{number}", base / client.name.replace(" ", "-") / "objects")
-            mountpoint = stack.enter_context(client.mounted(url, base / client.name.replace(" ", "-")))
-            works[client.name] = Work(mountpoint, options)
-        for callers in options.callers:
-            budget = 2.0 if delay and callers == 1 else 1.5 if callers == 1 else 1.0
-            rows = run(works, callers, options, budget if peer else None)
-            title = f"{callers} caller{'s' * (callers > 1)}, Redis {'next door' if not delay else f'+{delay:g} ms'}"
-            shown = as_json(rows) if options.json else table(rows, "juicefs_py", [peer.name] if peer else [])
-            print(f"\n{title}\n{shown}", flush=True)
+        for number, (name, (client, url)) in enumerate(subjects.items()):
+            folder = base / name.replace(" ", "-")
+            client.format(url, f"bench-{number}", folder / "objects")
+            works[name] = Names(stack.enter_context(client.mounted(url, folder)), scale)
+        for callers in scale.callers:
+            section = f"metadata, {where}, {callers} caller{'s' * (callers > 1)}"
+            yield from rows(section, works, callers, scale, {"go": 1.5 if callers == 1 else 1.0})
 
 
-def run(works: dict[str, Work], callers: int, options: argparse.Namespace, budget: float | None) -> list[Row]:
+def rows(
+    section: str, works: Mapping[str, Names], callers: int, scale: Scale, budgets: Mapping[str, float]
+) -> Iterator[Row]:
     """All rows for so many callers, in an order in which later ones use what earlier ones have made."""
 
     def row(name: str, unit: str, method: str) -> Row:
-        subjects: dict[str, Callable[[int], float]] = {
-            who: lambda number, work=work: getattr(work, method)(number, callers)  # type: ignore[misc]
-            for who, work in works.items()
-        }
-        return alternate(Row(name, unit, False, budget), subjects, options.rounds)
+        def of(work: Names) -> Measure:
+            return lambda round_number: float(getattr(work, method)(round_number, callers))
 
-    rows = [
-        row("create + close", "us", "create"),
-        row("mkdir", "us", "mkdir"),
-        row("write 4 KiB (create, write, close)", "us", "write_small"),
-        row("stat, cold", "us", "stat"),
-        row("stat of a missing name", "us", "miss"),
-        row("open + close", "us", "open_close"),
-        row("rename", "us", "rename"),
-        row("unlink", "us", "unlink"),
-    ]
-    return [*rows, row(f"readdir of {options.entries}", "ms", "readdir")] if callers == 1 else rows
+        subjects = {who: of(work) for who, work in works.items()}
+        return alternate(Row(section, name, unit, False, budgets), subjects, scale.rounds)
+
+    yield row("create + close", "us", "create")
+    yield row("mkdir", "us", "mkdir")
+    yield row("write 4 KiB (create, write, close)", "us", "write_small")
+    yield row("stat, cold", "us", "stat")
+    yield row("stat of a missing name", "us", "miss")
+    yield row("open + close, cold", "us", "open_close")
+    yield row("rename", "us", "rename")
+    yield row("unlink", "us", "unlink")
+    if callers == 1:
+        yield row(f"readdir of {scale.entries}", "ms", "readdir")
 
 
-class Work:
-    """The work of every row, on one mount."""
+class Names:
+    """The work of every row, on one directory."""
 
-    def __init__(self, root: Path, options: argparse.Namespace) -> None:
+    def __init__(self, root: Path, scale: Scale) -> None:
         self.root = root
-        self.options = options
+        self.scale = scale
+        self._made_at = 0.0  # when `create` last made a name
 
     def create(self, number: int, callers: int) -> float:
-        return self._shared("files", number, callers, _create)
+        try:
+            return self._shared("files", number, callers, _create)
+        finally:
+            self._made_at = time.monotonic()
 
     def mkdir(self, number: int, callers: int) -> float:
         return self._shared("dirs", number, callers, os.mkdir)
@@ -131,22 +129,22 @@ class Work:
         directory = self.root / "many"
         if number == 0 and not directory.exists():
             directory.mkdir()
-            for entry in range(self.options.entries):
+            for entry in range(self.scale.entries):
                 _create(str(directory / f"entry-{entry:06d}"))
         drop_caches()
         start = time.perf_counter()
         found = len(os.listdir(directory))
         elapsed = time.perf_counter() - start
-        assert found == self.options.entries, f"listed {found} of {self.options.entries} entries"
+        assert found == self.scale.entries, f"listed {found} of {self.scale.entries} entries"
         return elapsed * 1e3
 
     def _shared(self, kind: str, number: int, callers: int, action: Action, cold: bool = False) -> float:
         """Microseconds per operation of all callers together, who share a directory."""
         directory = self.root / f"{kind}-{callers}-{number}"
         directory.mkdir(exist_ok=True)
-        paths = [str(directory / f"file-{index:06d}") for index in range(self.options.files)]
+        paths = [str(directory / f"file-{index:06d}") for index in range(self.scale.files)]
         if cold:
-            time.sleep(SETTLE_S)
+            time.sleep(max(0.0, self._made_at + _SETTLE_S - time.monotonic()))
             drop_caches()
         if callers == 1:
             start = time.perf_counter()
@@ -202,7 +200,3 @@ def _miss(path: str) -> None:
     except FileNotFoundError:
         return
     raise AssertionError(f"{path}.missing exists")
-
-
-if __name__ == "__main__":
-    main()

