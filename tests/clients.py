@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import redis_server
+import tikv_server
 
 from meta.client import MetaClient, SessionInfo
 from meta.config import MetaConfig
@@ -27,6 +28,8 @@ from meta.types import CHUNK_SHIFT, CHUNK_SIZE, ROOT, SUPERUSER, Identity
 
 _living: weakref.WeakSet[Client] = weakref.WeakSet()
 ENGINES = ("memkv", "sqlite3", "redis")
+ALL_ENGINES = (*ENGINES, "tikv")
+"""For what engines promise. Commands and programs are tried over `ENGINES`: TiKV's records are those of memkv."""
 SHORT = Identity(uid=1000, gid=1000, groups=(1000,))
 
 
@@ -34,6 +37,8 @@ def fresh_url(kind: str, tmp_path: Path) -> str:
     """The address of a store that holds nothing."""
     if kind == "redis":
         return redis_server.shared().url()
+    if kind == "tikv":
+        return tikv_server.fresh_url()
     return f"sqlite3://{tmp_path}/meta.db" if kind == "sqlite3" else f"memkv://{tmp_path.name}"
 
 

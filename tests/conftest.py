@@ -6,8 +6,10 @@ a battery that fails there says nothing about us.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -81,6 +83,16 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     yield
     if aborted := item.stash.get(ABORTED, None):
         pytest.fail(f"took too long, so these mounts were aborted: {', '.join(aborted)}", pytrace=False)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Tell at once what has failed: a run that is ended before its summary must not keep it to itself."""
+    if report.failed and os.environ.get("CI"):
+        print(
+            f"\n{report.nodeid} failed in {report.when}:\n{report.longreprtext[-6000:]}",
+            file=sys.__stderr__,
+            flush=True,
+        )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

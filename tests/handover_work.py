@@ -142,6 +142,24 @@ class Names(Work):
         os.rmdir(at)
 
 
+class Paths(Work):
+    """Follows a path to a file, which never fails: what looks nothing but names up is looked up again."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.path = directory / "a" / "b" / "file"
+        self.path.parent.mkdir(parents=True)
+        self.path.write_text("x")
+        (directory / "link").symlink_to("a/b/file")
+
+    def step(self) -> None:
+        for _ in range(50):
+            assert os.stat(self.path).st_size == 1
+            assert os.stat(self.directory / "link").st_size == 1
+            assert os.access(self.path, os.R_OK)
+            assert os.statvfs(self.path).f_bsize
+
+
 class Git(Work):
     """Clones a repository, and checks the clone. A lost write makes git give up, and it is tried again."""
 
@@ -174,7 +192,11 @@ class Git(Work):
 
 KINDS: dict[str, type[Work]] = {
     "reader": Reader, "writer": Writer, "locks": Locks, "unlinked": Unlinked, "names": Names, "git": Git,
+    "paths": Paths, "paths2": Paths,
 }  # fmt: skip
+
+
+ALL = ("reader", "writer", "locks", "unlinked", "names", "git", "paths")
 
 
 def main(kind: str, directory: Path) -> None:
@@ -195,7 +217,7 @@ def main(kind: str, directory: Path) -> None:
 class Crew:
     """All kinds of work in processes of their own."""
 
-    def __init__(self, root: Path, kinds: tuple[str, ...] = tuple(KINDS)) -> None:
+    def __init__(self, root: Path, kinds: tuple[str, ...] = ALL) -> None:
         self.workers = [
             subprocess.Popen(
                 [sys.executable, __file__, kind, str(root / kind)],

@@ -154,7 +154,7 @@ def test_many_threads(bucket: Bucket) -> None:
     def work(number: int) -> None:
         try:
             for turn in range(20):
-                key = f"t/{turn}/{number}"
+                key = f"t/{number}/{turn}"  # of its own: the test server removes a directory that others just filled
                 bucket.put(key, key.encode())
                 assert bucket.get(key) == key.encode()
                 if turn % 2:

@@ -263,7 +263,7 @@ def test_whoever_waits_may_give_up_and_come_again(make: Make) -> None:
     writer.write_at(0, b"data")
     start = time.monotonic()
     assert not writer.finish(4, give_up=lambda: True)
-    assert time.monotonic() - start < 0.5  # the pause before the second attempt is another thread's
+    assert time.monotonic() - start < 0.9  # the pause before the second attempt is another thread's
     assert writer.finish(4)
     assert store.read(1, 4, 0, 4) == b"data" and store.metrics.object_request_errors == 1
 
@@ -318,6 +318,25 @@ def test_reads_outside_of_the_slice_are_refused(make: Make) -> None:
         with pytest.raises(ValueError, match="of a slice of 5 bytes"):
             store.read(1, 5, offset, length)
     assert store.read(1, 5, 5, 0) == b""
+
+
+def test_what_was_read_does_not_change_when_its_memory_could_be_used_again(make: Make, tmp_path: Path) -> None:
+    """Whole blocks are handed out as they came, while the cache writes the same bytes to its disk."""
+    store, _ = make(cache_dirs=(str(tmp_path / "cache"),), block_size=MIB, buffer_size=64 * MIB)
+    blocks = [random.Random(number).randbytes(MIB) for number in range(12)]
+    for number, data in enumerate(blocks, 1):
+        write(store, number, data)
+        store.evict_cache(number, MIB)
+    views = [store.read(number, MIB, number * 1000, MIB - number * 1000) for number in range(1, 13)]
+    for number in range(1, 13):
+        store.evict_cache(number, MIB)
+        store.read(number, MIB, 0, MIB)
+        write(store, 100 + number, b"\xff" * MIB)  # in memory that was free
+    assert store.flush()
+    assert [bytes(view) for view in views] == [data[number * 1000 :] for number, data in enumerate(blocks, 1)]
+    with pytest.raises(TypeError, match="read-only"):
+        views[0][0] = 1
+    assert store.check_cache(3, MIB).missing_bytes == 0 and bytes(store.read(3, MIB, 0, MIB)) == blocks[2]
 
 
 def test_single_flight(make: Make) -> None:
@@ -424,7 +443,7 @@ def test_limits(make: Make) -> None:
     store.update_limits(0, 0)
     start = time.monotonic()
     write(store, 2, bytes(500_000))
-    assert time.monotonic() - start < 0.3
+    assert time.monotonic() - start < took
 
 
 def test_budget_holds_while_the_bucket_is_slow(make: Make) -> None:

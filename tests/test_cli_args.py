@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from mounts import PROGRAM, environment
 
 from juicefs_py import VERSION
 from juicefs_py.cli import app
@@ -123,13 +124,17 @@ def test_the_version_line_is_one_that_scripts_and_other_clients_parse() -> None:
     assert build.count(".") == 1
 
 
-def test_version_starts_in_a_tenth_of_a_second() -> None:
-    def timed() -> float:
+def test_version_starts_quickly() -> None:
+    """A tenth of a second, or on slow machines six times what the interpreter alone takes: no heavy imports."""
+
+    def timed(*command: str) -> float:
         started = time.perf_counter()
-        juicefs("version")
+        subprocess.run(command, check=True, capture_output=True, env=environment(), cwd="/")
         return time.perf_counter() - started
 
-    assert min(timed() for _ in range(10)) < 0.1
+    alone, ours = (min(timed(*each) for _ in range(10)) for each in ((PROGRAM[0], "-c", "pass"), (*PROGRAM, "version")))
+    print(f"juicefs version: {1000 * ours:.0f} ms, {ours / alone:.1f} x the interpreter alone")
+    assert ours < max(0.1, 6 * alone)
 
 
 @pytest.mark.parametrize(("words", "code", "stdout", "stderr"), [
@@ -138,7 +143,7 @@ def test_version_starts_in_a_tenth_of_a_second() -> None:
     (("status", "-h"), 0, "juicefs status - Show status", ""),
     (("help",), 3, "", "No help topic for 'help'"),
     (("foo",), 3, "", "No help topic for 'foo'"),
-    (("dump", "x"), 1, "", "<FATAL>: the command `dump` is not part of juicefs_py yet"),
+    (("sync", "x"), 1, "", "<FATAL>: the command `sync` is not part of juicefs_py yet"),
     (("status",), 1, "ERROR: This command requires at least 1 arguments\nUSAGE:\n   juicefs status", ""),
     (("format", "a", "b", "c"), 1, "ERROR: This command accept at most 2 arguments but got [a b c]", ""),
     (("status", "x", "--foo"), 1, "", '<FATAL>: unknown option: "--foo"'),

@@ -60,7 +60,7 @@ def objects(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize(("address", "message"), [
     ("xyz://host/1", "Invalid meta driver: xyz"),
     ("127.0.0.1:1/1", "Meta redis://127.0.0.1:1/1 is not available: cannot connect to Redis at 127.0.0.1:1"),
-    ("tikv://pd/x", "metadata engine tikv is not supported yet"),
+    ("mysql://db/x", "metadata engine mysql is not supported yet"),
     ("sqlite3://", "expected sqlite3:// and the path of a file"),
     ("/var/lib/x.db", "/var/lib/x.db is no metadata address; a SQLite database is named sqlite3:///var/lib/x.db"),
     ("x.db", "a SQLite database is named sqlite3://x.db"),

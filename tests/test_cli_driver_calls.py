@@ -110,6 +110,16 @@ def test_format_again_and_again(image: Image) -> None:
     assert image.ok("juicefs config $metaurl --log-level=error") == before
 
 
+def test_several_formats_at_once(image: Image) -> None:
+    """The driver makes the volume and publishes it at the same time; all are told that it is there."""
+    options = f"--storage=file --bucket={image.directory}/data --trash-days=0"
+    one = f"juicefs format {options} $metaurl myjfs"
+    image.ok(
+        f'pids=; for i in 1 2 3 4; do {one} & pids="$pids $!"; done; for pid in $pids; do wait $pid || exit 1; done'
+    )
+    uuid_of(image.ok("juicefs config $metaurl"))
+
+
 def quota(path: str, capacity: int, create: bool = True) -> str:
     """How the driver sets one."""
     return (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from juicefs_py import VERSION
 from juicefs_py.cli import app
 from juicefs_py.cli.args import Values, options_first, parse, take_globals
 from juicefs_py.cli.errors import Fatal
@@ -16,6 +18,7 @@ from juicefs_py.mount.start import absolute_url
 from meta.setting import Setting
 
 SETTING = Setting(name="myjfs", uuid="0000-1111", bucket="/b/", block_size=1024, compression="lz4", upload_limit=7)
+LABELS = {"vol_name": "myjfs", "mp": "/mnt/jfs", "juicefs_version": VERSION, "instance": socket.gethostname()}
 
 
 def given(*words: str) -> Values:
@@ -109,7 +112,7 @@ def planned(*parts: str) -> settings.Plan:
     ("subdir=/x/y", "meta.subdir", "/x/y"),
     ("ro", "meta.read_only", True),
     ("read-only", "meta.read_only", True),
-    ("custom-labels=a:b;c:d", "vfs.labels", {"vol_name": "myjfs", "mp": "/mnt/jfs", "a": "b", "c": "d"}),
+    ("custom-labels=a:b;c:d", "vfs.labels", {**LABELS, "a": "b", "c": "d"}),
     ("root-squash=5:6", "vfs.root_squash", (5, 6)),
     ("all-squash=5:6", "vfs.all_squash", (5, 6)),
     ("umask=022", "vfs.umask", 0o22),
@@ -174,6 +177,35 @@ def test_fstab(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["fstab"]
 
 
+@pytest.mark.parametrize("started_as", ["bin/juicefs", "juicefs_py/__main__.py"])
+@pytest.mark.parametrize("installed", [True, False])
+def test_fstab_makes_a_link_that_works(
+    started_as: str, installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With `python -m` the first word is a module, which mount(8) cannot start."""
+    helper_path, path = tmp_path / "mount.juicefs", tmp_path / "fstab"
+    path.write_text("")
+    for name, mode in (("bin/juicefs", 0o755), ("juicefs_py/__main__.py", 0o644), ("path/mount.juicefs", 0o755)):
+        program = tmp_path / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("")
+        program.chmod(mode)
+    monkeypatch.setattr(fstab, "_HELPER", str(helper_path))
+    monkeypatch.setattr(fstab, "in_container", lambda: False)
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    monkeypatch.setattr("sys.argv", [str(tmp_path / started_as)])
+    monkeypatch.setenv("PATH", str(tmp_path / "path") if installed else str(tmp_path))
+    fstab.update("URL", "/mnt/jfs", given("--update-fstab"), path=str(path))
+    assert path.read_text().startswith("URL  /mnt/jfs  juicefs")
+    if started_as == "bin/juicefs":
+        assert helper_path.readlink() == tmp_path / "bin/juicefs"
+    elif installed:
+        assert helper_path.readlink() == tmp_path / "path/mount.juicefs"
+    else:
+        assert not helper_path.is_symlink()
+        assert f"{helper_path} is missing" in caplog.text
+
+
 def test_fstab_is_left_alone_where_it_means_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,7 +261,7 @@ def test_options_reach_their_configurations() -> None:
     assert plan.vfs.umask == 0o27
     assert plan.vfs.all_squash is not None
     assert plan.vfs.all_squash[0] == 1000
-    assert plan.vfs.labels == {"vol_name": "myjfs", "mp": "/mnt/jfs", "team": "x"}
+    assert plan.vfs.labels == {**LABELS, "team": "x"}
     assert plan.session.writeback_cache
     assert plan.session.debug
     assert plan.session.max_write == 1 << 20
@@ -262,9 +294,7 @@ def test_odd_values_warn_and_are_replaced(
     assert warning in message
 
 
-@pytest.mark.parametrize(
-    "words", [("--consul", "x:1"), ("--upload-delay", "1h"), ("--backup-meta", "2h"), ("--skip-dir-nlink", "5")]
-)
+@pytest.mark.parametrize("words", [("--upload-delay", "1h"), ("--skip-dir-nlink", "5")])
 def test_what_is_not_there_yet_is_said(words: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
     settings.check(given(*words))
     assert words[0] in caplog.text

@@ -345,7 +345,7 @@ def test_slow_request_does_not_stop_others(uncached: Mounted) -> None:
         time.sleep(0.05)
         asked = time.monotonic()
         os.stat(uncached.path / "a")
-        assert time.monotonic() - asked < 0.5
+        assert time.monotonic() - asked < 0.9
         assert [read.result() for read in reads] == [name.encode() * 10 for name in "abc"]
         assert time.monotonic() - started < 2.5, "slow reads ran one after another"
 
@@ -391,7 +391,7 @@ def test_stop_and_take_over(mounted: Mounted) -> None:
     began = time.monotonic()
     first.stop()
     mounted.thread.join(5)
-    assert not mounted.thread.is_alive() and not first.unmounted and time.monotonic() - began < 1
+    assert not mounted.thread.is_alive() and not first.unmounted and time.monotonic() - began < 4
     assert not mounted.fs.destroyed.is_set()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(os.statvfs, mounted.path)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fuse import abi, opcodes
+from fuse import abi, opcodes, reply
 from fuse.config import SessionConfig
 from fuse.errors import UnsupportedKernel
 from fuse.handshake import negotiate, read_init
@@ -236,7 +236,7 @@ class Wire:
         ours.setblocking(False)
         self.session = Session(fs, theirs.fileno())
         self.pool = self.session._pool = Pool(lambda worker: None, SessionConfig(), 0)
-        self.worker = Worker(1 << 17)
+        self.worker = Worker(1 << 17, -1)
 
     def ask(self, message: bytes, unique: int = 99) -> bytes | int | None:
         """The payload, or the errno, or None if nothing was answered."""
@@ -447,3 +447,44 @@ def test_a_wait_for_a_lock_makes_room_for_a_reader() -> None:
     hold.set()
     pool.stop()
     pool.join()
+
+
+@pytest.mark.parametrize("room", [0, 31, 32, 40, 4096, 65536])
+def test_many_entries_at_once_are_those_one_by_one(room: int) -> None:
+    """Same bytes, and the reply is full at the same entry."""
+    rng = random.Random(room)
+    names = [rng.randbytes(rng.choice((1, 7, 8, 9, 16, 200, 255))).replace(b"\0", b"x") for _ in range(400)]
+    inos = [rng.randrange(1, 1 << 64) for _ in names]
+    types = [rng.choice((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO)) for _ in names]
+    for plus in (False, True):
+        one_by_one, together = reply.Listing(room, plus), reply.Listing(room, plus)
+        took = 0
+        while took < len(names) and one_by_one.add(names[took], inos[took], types[took], 77 + took):
+            took += 1
+        rows = slice(0, together.at_most)
+        assert together.add_all(names[rows], inos[rows], types[rows], 77) == took
+        assert together.payload == one_by_one.payload
+        assert together.at_most <= (room - len(together.payload)) // 32
+
+
+@pytest.mark.parametrize("room", [0, 159, 160, 400, 4096, 65536])
+def test_many_entries_with_attributes_at_once_are_those_one_by_one(room: int) -> None:
+    rng = random.Random(room)
+    names = [rng.randbytes(rng.choice((1, 7, 8, 9, 16, 200, 255))).replace(b"\0", b"x") for _ in range(400)]
+    kinds = [rng.choice((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)) for _ in names]
+    stats = [
+        Stat(*[rng.getrandbits(64) for _ in range(3)], *[rng.getrandbits(63) for _ in range(3)],
+             *[rng.getrandbits(32) for _ in range(3)], kind | 0o640, *[rng.getrandbits(32) for _ in range(5)])
+        for kind in kinds
+    ]  # fmt: skip
+    valid = [rng.choice(((1.0, 0.5), (0.25, 3600.0), (0.0, 0.0))) for _ in names]
+    for plus in (False, True):
+        one_by_one, together = reply.Listing(room, plus), reply.Listing(room, plus)
+        took = 0
+        while took < len(names) and one_by_one.add_plus(names[took], Entry(stats[took], *valid[took]), 77 + took):
+            took += 1
+        rows = slice(0, together.at_most)
+        columns = [column[rows] for column in zip(*stats, strict=True)]
+        assert together.add_all_plus(names[rows], columns, valid[rows], 77) == took
+        assert together.payload == one_by_one.payload
+        assert together.add_all_plus([], [()] * len(Stat._fields), [], 1) == 0

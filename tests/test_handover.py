@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from csi_driver import Driver
 from handover_work import Crew
 from mounts import PROGRAM, REPOSITORY, Mount, Volume, abort, environment, fuse_device, lazy_unmount
 from needs import need_fuse
@@ -30,7 +31,7 @@ from volumes import check_volume
 from fuse.handshake import Negotiated
 from juicefs_py.ledger import Ledger, OpenFile
 from juicefs_py.mount import passfd, watchdog
-from juicefs_py.mount.supervisor import Supervisor
+from juicefs_py.mount.supervisor import Inheritance, Supervisor
 
 EXPECTED = [r"will restart", r"data that was not flushed was lost", r"is lost", r"flush"]
 
@@ -74,6 +75,7 @@ def replace_all_the_time(mount: Mount, number: signal.Signals, times: int, rng: 
     return longest
 
 
+@pytest.mark.battery
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_programs_go_on(mount: Mount, number: signal.Signals, long_run: bool) -> None:
@@ -89,6 +91,7 @@ def test_programs_go_on(mount: Mount, number: signal.Signals, long_run: bool) ->
         f"{kind} {one['steps']} steps, {one['lost']} lost, longest {one['longest']} s" for kind, one in done.items()
     ))  # fmt: skip
     assert config_of(mount.path)["Meta"]["Sid"] == sid
+    assert done["writer"]["lost"] <= 3 * (50 if long_run else 4), done  # told by a write, and by fsync; never for ever
     if number == signal.SIGHUP:
         assert not any(one["lost"] for one in done.values()), done
     mount.stop()
@@ -112,6 +115,29 @@ def test_unflushed_data_is_reported_once(mount: Mount) -> None:
     os.close(other)
 
 
+@pytest.mark.battery
+@pytest.mark.parametrize("volume", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("second", [signal.SIGKILL, signal.SIGHUP])
+def test_a_loss_is_reported_after_another_death(mount: Mount, second: signal.Signals) -> None:
+    """What one process owes, the next one owes as well; once it is told, nobody owes it any more."""
+    fd = os.open(mount.path / "f", os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"lost")
+    for number in (signal.SIGKILL, second):
+        pid = config_of(mount.path)["Pid"]
+        os.kill(pid, number)
+        wait_until(lambda pid=pid: served_by(mount.path) not in (None, pid), "another process serves")  # type: ignore[misc]
+    with pytest.raises(OSError) as caught:
+        os.fsync(fd)
+    assert caught.value.errno == errno.EIO
+    os.pwrite(fd, b"kept", 0)
+    os.fsync(fd)
+    time.sleep(10)  # three deaths within ten seconds are given up
+    os.kill(config_of(mount.path)["Pid"], signal.SIGKILL)
+    os.fsync(fd)
+    assert os.pread(fd, 100, 0) == b"kept"
+    os.close(fd)
+
+
 def test_a_clean_file_reports_nothing(mount: Mount) -> None:
     fd = os.open(mount.path / "f", os.O_RDWR | os.O_CREAT)
     os.write(fd, b"kept")
@@ -122,15 +148,16 @@ def test_a_clean_file_reports_nothing(mount: Mount) -> None:
     os.close(fd)
 
 
-def test_a_request_under_way_is_done_by_the_successor(mount: Mount) -> None:
-    """A wait for a lock outlives the process that was asked for it."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_a_request_under_way_is_done_by_the_successor(mount: Mount, number: signal.Signals) -> None:
+    """A wait for a lock outlives the process that was asked for it, however long it takes."""
     path = mount.path / "f"
     path.touch()
-    holder = subprocess.Popen(["flock", str(path), "sleep", "3"])
+    holder = subprocess.Popen(["flock", str(path), "sleep", "7"])
     time.sleep(0.5)
     waiter = subprocess.Popen(["flock", str(path), "true"])
     time.sleep(0.5)
-    os.kill(config_of(mount.path)["Pid"], signal.SIGKILL)
+    os.kill(config_of(mount.path)["Pid"], number)
     assert waiter.wait(20) == 0
     assert holder.wait(20) == 0
 
@@ -165,7 +192,9 @@ def test_a_process_that_hangs_is_replaced(mount: Mount, monkeypatch: pytest.Monk
     """Stopped, it answers nobody; what it had open goes on in another one."""
     for name, after_s in (("_WARN_S", 0.5), ("_ABORT_S", 1.0), ("_KILL_S", 1.5)):
         monkeypatch.setattr(watchdog, name, after_s)
-    pid, told = config_of(mount.path)["Pid"], watchdog.Watchdog(str(mount.path), prefixed=False)
+    ledger = Ledger()
+    ledger.device = os.minor(os.stat(mount.path).st_dev)
+    pid, told = config_of(mount.path)["Pid"], watchdog.Watchdog(str(mount.path), False, ledger)
     for _ in range(3):
         told.ask(pid)
         time.sleep(0.3)
@@ -223,49 +252,6 @@ def test_a_usual_place_that_is_taken_is_left_alone(tmp_path: Path) -> None:
     assert not os.path.exists(told.comm_path)
 
 
-class Driver(threading.Thread):
-    """Keeps the descriptor of one mount, as the CSI driver does: it gives away what it has, and takes it back."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(daemon=True)
-        self.path = path
-        self.fd: int | None = None
-        self.setting = b"FUSE"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
-        self.listener.listen()
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            with connection:
-                passfd.send(connection, self.setting, [0] if self.fd is None else [0, self.fd])
-                if self.fd is not None:
-                    os.close(self.fd)
-                    self.fd = None
-                setting, fds = passfd.receive(connection, 1)
-                if setting != b"CLOSE" and len(fds) == 1 and self.fd is None:
-                    self.fd, self.setting = fds[0], setting
-                else:
-                    for fd in fds:
-                        os.close(fd)
-
-    def close_theirs(self, supervisor: int) -> None:
-        """Take the supervisor's copy away, so that it ends with its child."""
-        offer = passfd.take(f"/tmp/fuse_fd_comm.{supervisor}")
-        assert offer is not None and offer.fd is not None
-        os.close(offer.fd)
-
-    def end(self) -> None:
-        self.listener.close()
-        if self.fd is not None:
-            os.close(self.fd)
-
-
 def as_pod(volume: Volume, path: Path, driver: Driver, **more: str) -> subprocess.Popen[bytes]:
     """The mount process of a pod, whose files are in the same place."""
     with (volume.directory / "pod.log").open("ab") as log:
@@ -318,6 +304,29 @@ def test_the_driver_hands_a_mount_from_pod_to_pod(volume: Volume, scratch: Path)
         driver.end()
         abort(path)
         lazy_unmount(path)
+
+
+def test_who_was_robbed_before_it_announced_itself_was_replaced(tmp_path: Path) -> None:
+    """The driver may take the descriptor in the moment between its giving and the first request that is answered."""
+    path, may_end = str(tmp_path / "comm"), tmp_path / "may-end"
+
+    def serve(inherited: Inheritance) -> int:
+        assert passfd.give(inherited.comm_path, b"setting", os.open("/dev/null", os.O_RDONLY))
+        while not may_end.exists():
+            time.sleep(0.01)
+        return 1
+
+    child = os.fork()
+    if not child:
+        supervisor = Supervisor(str(tmp_path), serve)
+        supervisor.comm_path = path
+        os._exit(supervisor.run())
+    offer = None
+    while offer is None or offer.fd is None:
+        offer = passfd.take(path)
+    os.close(offer.fd)
+    may_end.touch()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 # The wire
@@ -403,6 +412,13 @@ def test_a_ledger_is_read_by_another_process() -> None:
     assert ledger.files() == [OpenFile(2 * number, number, os.O_RDWR) for number in range(2, 11, 2)]
     assert ledger.dirty() == {6}
     assert ledger.session == 77
+    ledger.resume()
+    kept = [ledger.opened(2 * number, number, os.O_RDWR) for number in range(2, 11, 2)]
+    assert ledger.files() == [OpenFile(2 * number, number, os.O_RDWR) for number in range(2, 11, 2)]
+    ledger.closed(kept[0])
+    assert ledger.opened(99, 9, 0) == kept[0] or ledger.opened(101, 9, 0)
+    ledger.is_clean(6)
+    assert ledger.dirty() == set()
     ledger.clear()
     assert ledger.files() == [] and ledger.dirty() == set()
     assert ledger.opened(3, 9, 0) and ledger.files() == [OpenFile(3, 9, 0)]

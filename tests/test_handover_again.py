@@ -59,14 +59,21 @@ def test_mounting_again_takes_the_running_mount_over(scratch: Path) -> None:
                 mount.kill()
 
 
-def test_other_options_are_mounted_on_top(scratch: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (("-o", "writeback_cache"), "different options, mount on top of it: EnableWriteback"),
+        (("--read-only",), "read-only False != True, mount on top of it"),
+    ],
+)
+def test_other_options_are_mounted_on_top(scratch: Path, options: tuple[str, ...], difference: str) -> None:
     need_fuse()
     volume = Volume(scratch / "vol").format()
-    old, new = Mount(volume, scratch / "mnt").start(), Mount(volume, scratch / "mnt", ("-o", "writeback_cache"))
+    old, new = Mount(volume, scratch / "mnt").start(), Mount(volume, scratch / "mnt", options)
     try:
         wait_for_line(old, "is ready at")
         new.start()
-        wait_for_line(new, "different options, mount on top of it: EnableWriteback")
+        wait_for_line(new, difference)
         wait_for_line(new, "is ready at")
         assert old.process is not None and old.process.poll() is None
     finally:
@@ -78,16 +85,31 @@ def test_other_options_are_mounted_on_top(scratch: Path) -> None:
 def test_a_request_that_was_done_before_is_not_refused() -> None:
     """What is there and new was made by the request; what is old, or of another kind, was not."""
 
-    def asked(kind: int, age_s: float, op: str = "mkdir", number: int = errno.EEXIST) -> object:
+    def asked(kind: int, age_s: float, op: str = "mkdir", number: int = errno.EEXIST, died_s: float = 0) -> object:
         attr = Attr(type=kind, ctime=int(time.time() - age_s))
-        vfs = SimpleNamespace(meta=SimpleNamespace(lookup=lambda *_: (7, attr)), entry=lambda ino, attr: ino)
+        meta = SimpleNamespace(lookup=lambda *_: (7, attr))
+        vfs = SimpleNamespace(meta=meta, entry=lambda ino, attr: ino, lost_since=time.time() - died_s)
         return answer_again(vfs, op, None, (1, b"name", 0o755, 0), Refused(number))  # type: ignore[arg-type]
 
     assert asked(DIRECTORY, 0) == 7
     assert asked(DIRECTORY, 0, "unlink", errno.ENOENT) is None
+    assert asked(DIRECTORY, 400, died_s=300) == 7  # the database was away for long
     for kind, age_s, op, number in (
         (FILE, 0, "mkdir", errno.EEXIST), (DIRECTORY, 3600, "mkdir", errno.EEXIST), (FILE, 0, "unlink", errno.EACCES),
     ):  # fmt: skip
         with pytest.raises(Refused) as caught:
             asked(kind, age_s, op, number)
         assert caught.value.errno == number
+
+
+def test_an_attribute_that_was_set_before_is_not_refused() -> None:
+    """`XATTR_CREATE` sent again: what is there is ours if it has our value."""
+    meta = SimpleNamespace(getxattr=lambda *_: b"value")
+    vfs = SimpleNamespace(meta=meta)
+
+    def asked(value: bytes) -> object:
+        return answer_again(vfs, "setxattr", None, (1, b"user.a", value, 1), Refused(errno.EEXIST))  # type: ignore[arg-type]
+
+    assert asked(b"value") is None
+    with pytest.raises(Refused):
+        asked(b"other")

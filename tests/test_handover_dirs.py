@@ -70,7 +70,7 @@ def test_numbers_outlive_what_they_were_given_to() -> None:
 def test_a_predecessor_tells_its_next_number(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     path.write_text('{"Handler": {}, "NextFh": 99}')
-    assert state.load(str(path)) == ([], 99)
-    assert state.load(str(path)) == ([], 0)  # put aside
+    assert state.load(str(path)) == ([], 99, set())
+    assert state.load(str(path)) == ([], 0, set())  # put aside
     path.write_text('{"Handler": {}}')
-    assert state.load(str(path)) == ([], 0)
+    assert state.load(str(path)) == ([], 0, set())

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import ENGINES, SHORT, Client, new_engine
+from clients import ALL_ENGINES, SHORT, Client, new_engine
 
 from meta.client import Changes, Exists
 from meta.engine import Engine
@@ -29,7 +29,7 @@ from meta.types import (
 )
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=ALL_ENGINES)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     engine = new_engine(request.param, tmp_path)
     yield engine

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import ENGINES, Client, check_sound, new_engine
+from clients import ALL_ENGINES, Client, check_sound, new_engine
 
 from meta.engine import Engine
 from meta.errors import Refused
@@ -21,7 +21,7 @@ from meta.types import (
 )
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=ALL_ENGINES)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     engine = new_engine(request.param, tmp_path)
     yield engine

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from itertools import count
 
 import pytest
 
+from meta.attr import Attr
 from meta.engines import open_engine
 from meta.errors import Conflict, Unavailable
 from meta.tkv import engine as tkv_engine
 from meta.tkv.memory import MemoryStore
+from meta.tkv.reader import TkvReader
+from meta.tkv.transaction import TkvTransaction
+from meta.transaction import DirStat
+from meta.types import FILE, Dirent
 
 _names = count()
 
@@ -41,13 +47,41 @@ def test_deferred_usage_is_added_by_flush() -> None:
     assert (engine.reader.counter("usedSpace"), engine.reader.counter("totalInodes")) == (8192, -2)
 
 
+def test_deferred_statistics_of_directories_are_added_by_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several directories to a transaction; what cannot be added now is kept; who has no statistic gets none."""
+    monkeypatch.setattr(tkv_engine, "_DIRS_AT_ONCE", 2)
+    engine = open_engine(fresh_name() + "?usage=deferred")
+    for ino in (1, 2, 3):
+        engine.transact(lambda tx, ino=ino: tx.put_dir_stat(ino, DirStat(0, 0, 0)))  # type: ignore[misc]
+    for ino in (1, 2, 3, 4, 1):
+        engine.transact(lambda tx, ino=ino: tx.add_dir_stat(ino, DirStat(10, 4096, 1)))  # type: ignore[misc]
+    assert engine.reader.dir_stat(1) == DirStat(0, 0, 0)
+    writes = tkv_engine.TkvEngine._write
+    done: list[int] = []
+
+    def away(self: tkv_engine.TkvEngine, body: Callable[[TkvTransaction], object]) -> object:
+        if done:
+            raise Unavailable("away")
+        done.append(1)
+        return writes(self, body)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tkv_engine.TkvEngine, "_write", away)
+        with pytest.raises(Unavailable):
+            engine.flush()
+    engine.flush()
+    engine.flush()
+    found = [engine.reader.dir_stat(ino) for ino in (1, 2, 3, 4)]
+    assert found == [DirStat(20, 8192, 2), DirStat(10, 4096, 1), DirStat(10, 4096, 1), None]
+
+
 @pytest.mark.parametrize("write_only", [True, False])
 def test_whoever_commits_second_conflicts(write_only: bool) -> None:
     store = MemoryStore()
     first, second, elsewhere = store.begin(), store.begin(), store.begin()
     for tx in (first, second):
         if not write_only:
-            assert tx.get(b"k") is None
+            tx.hold(b"k")
         tx.set(b"k" if write_only else b"other%d" % id(tx), b"v")
     if not write_only:
         first.set(b"k", b"1")
@@ -126,3 +160,50 @@ def test_every_snapshot_is_what_a_copy_would_be(seed: int) -> None:
         tx.close()
     assert sorted(store._history) == sorted(state) == store._keys
     assert all(len(history) == 1 for history in store._history.values())
+
+
+def test_a_name_and_its_inode_are_read_again_if_the_inode_went_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two reads of a lookup the file was removed, and another one got its name."""
+    engine = open_engine(fresh_name())
+
+    def make(ino: int) -> None:
+        engine.transact(lambda tx: (tx.put_entry(1, b"name", Dirent(FILE, ino)), tx.put_attr(ino, Attr(length=ino))))
+
+    make(5)
+    first = TkvReader.attr
+
+    def late(reader: TkvReader, ino: int) -> Attr | None:
+        monkeypatch.setattr(TkvReader, "attr", first)
+        engine.transact(lambda tx: tx.delete_attr(5))
+        make(6)
+        return reader.attr(ino)
+
+    monkeypatch.setattr(TkvReader, "attr", late)
+    found = engine.reader.target(1, b"name")
+    assert found is not None and found[1] is not None
+    assert (found[0].ino, found[1].length) == (6, 6)
+
+
+def test_a_reset_that_is_interrupted_leaves_a_volume_that_can_be_reset_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tkv_engine, "_RESET_PAGE", 10)
+    engine = open_engine(fresh_name())
+    engine.transact(lambda tx: tx.put_setting(b"{}"))
+    for ino in range(35):
+        engine.transact(lambda tx, ino=ino: tx.put_symlink(ino, b"x"))  # type: ignore[misc]
+    deleted = tkv_engine.TkvEngine._delete
+    pages: list[int] = []
+
+    def interrupted(self: tkv_engine.TkvEngine, doomed: Sequence[bytes]) -> None:
+        if len(pages) == 2:
+            raise Unavailable("away")
+        pages.append(len(doomed))
+        deleted(self, doomed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tkv_engine.TkvEngine, "_delete", interrupted)
+        with pytest.raises(Unavailable):
+            engine.reset()
+    assert engine.reader.setting() == b"{}"
+    assert [ino for ino in range(35) if engine.reader.symlink(ino)] == list(range(20, 35))
+    engine.reset()
+    assert engine.is_empty()

@@ -100,8 +100,8 @@ def test_mask_url(url: str, shown: str) -> None:
 def test_urls_nobody_understands() -> None:
     with pytest.raises(BadURL, match=r"^Invalid meta driver: xyz$"):
         open_engine("xyz://a")
-    with pytest.raises(MetaError, match=r"tikv is not supported yet; supported: .*sqlite3"):
-        open_engine("tikv://pd/x")
+    with pytest.raises(MetaError, match=r"mysql is not supported yet; supported: .*sqlite3"):
+        open_engine("mysql://db/x")
     for url in ("sqlite3://", "sqlite3://:memory:", "sqlite3://a.db?table_prefix=a;b", "sqlite3://a.db?_timeout=x"):
         with pytest.raises(BadURL):
             open_engine(url)

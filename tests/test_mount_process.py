@@ -22,6 +22,11 @@ import pytest
 from mounts import Volume, environment, fuse_device, juicefs, lazy_unmount, signal_process
 from needs import need_fuse
 
+from juicefs_py.ledger import Ledger
+from juicefs_py.mount.process import in_a_child_within
+from juicefs_py.mount.supervisor import _signal_name
+from juicefs_py.mount.watchdog import Watchdog
+
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="mounts as root")
 
 
@@ -239,6 +244,25 @@ def test_a_worker_that_dies_again_and_again_is_given_up(background: Background) 
     assert fuse_device(background.path) is None
 
 
+def test_who_looks_at_a_mount_holds_nothing_of_it(tmp_path: Path) -> None:
+    """A child that waits for an answer must not keep the connection alive whose end would be one.
+
+    Found as processes that hung for good behind a mount whose supervisor and serving process had both been killed.
+    """
+
+    def held() -> bytes:
+        found = []
+        for name in os.listdir(b"/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # what the list itself was read through
+                found.append(os.readlink(b"/proc/self/fd/" + name))
+        return b" ".join(found)
+
+    with open(tmp_path / "device", "w") as device:
+        assert os.fsencode(device.name) in held()
+        found = in_a_child_within(10, held)
+    assert found is not None and b"pipe:" in found and b"device" not in found
+
+
 def test_stacks_are_written_on_abort(background: Background) -> None:
     background.start()
     os.kill(background.supervisor_and_worker()[1], signal.SIGABRT)
@@ -258,6 +282,18 @@ def test_a_file_that_is_in_use_delays_the_end_but_not_the_unmount(background: Ba
     background.wait_until_gone()
     background.start()
     assert (background.path / "busy").read_bytes() == b"first second"
+
+
+def test_a_file_that_is_in_use_for_a_moment_does_not_keep_it_from_being_unmounted(background: Background) -> None:
+    """A monitor that looks at all mounts must not make `umount` fail."""
+    background.start()
+    looker = subprocess.Popen(["sleep", "0.5"], cwd=background.path)
+    try:
+        assert juicefs("umount", str(background.path)).returncode == 0
+    finally:
+        looker.wait()
+    assert fuse_device(background.path) is None
+    background.wait_until_gone()
 
 
 def test_a_mount_whose_volume_is_replaced_ends_at_once_and_writes_nothing(background: Background) -> None:
@@ -439,3 +475,67 @@ def test_the_helper_of_mount_8(background: Background) -> None:
     assert "--attr-cache=3" in line
     juicefs("umount", str(background.path))
     background.wait_until_gone()
+
+
+def watchdog_of(path: str) -> Watchdog:
+    """It has not had an answer for long."""
+    ledger = Ledger()
+    ledger.device = os.minor(os.stat(path).st_dev)
+    watchdog = Watchdog(path, False, ledger)
+    watchdog._answered -= 1000
+    return watchdog
+
+
+def test_a_watchdog_that_cannot_fork_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor lives on, and nobody is killed for it, however long it lasts."""
+
+    def no_process(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        watchdog = watchdog_of("/proc")
+        monkeypatch.setattr("juicefs_py.mount.watchdog.in_a_child_within", no_process)
+        watchdog.ask(child.pid)
+        time.sleep(0.1)
+        assert child.poll() is None
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_queue_is_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all threads at work nobody reads the question; a process that stands still is another matter."""
+    monkeypatch.setattr("juicefs_py.mount.watchdog.in_a_child_within", lambda *_: None)
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        watchdog = watchdog_of("/proc")
+        watchdog._ledger.is_alive()
+        watchdog.ask(child.pid)
+        watchdog._answered -= 1000
+        watchdog._ledger.is_alive()
+        watchdog.ask(child.pid)
+        assert child.poll() is None
+        watchdog._answered -= 1000
+        watchdog.ask(child.pid)
+        assert child.wait(10) == -signal.SIGKILL
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_mount_on_top_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would answer, or be silent, for somebody else."""
+
+    def asked(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("juicefs_py.mount.watchdog.in_a_child_within", asked)
+    watchdog = watchdog_of("/proc")
+    watchdog._ledger.device = os.minor(os.stat("/sys").st_dev)
+    watchdog.ask(os.getpid())
+
+
+def test_signals_without_a_name_have_a_number() -> None:
+    assert _signal_name(signal.SIGKILL) == "SIGKILL"
+    assert _signal_name(signal.SIGRTMIN + 3) == str(signal.SIGRTMIN + 3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -101,6 +102,19 @@ def test_a_signal_ends_it_in_order(mount: Mount) -> None:
     assert not Path(mount.path / "f").exists()
     mount.check_log()
     mount.kill()
+
+
+def test_an_answer_that_nobody_waits_for_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """After the unmount the kernel knows a request no more whose answer is under way: pyfuse3 logged an error."""
+    need_pyfuse3()
+    from juicefs_py.doors.pyfuse3 import _of_interest
+
+    log = logging.getLogger("pyfuse3")
+    log.addFilter(_of_interest)
+    log.error("fuse_release(): fuse_reply_* failed with %s", os.strerror(errno.ENOENT))
+    assert not caplog.records
+    log.error("fuse_release(): fuse_reply_* failed with %s", os.strerror(errno.EINVAL))
+    assert len(caplog.records) == 1
 
 
 def test_it_is_never_handed_over(mount: Mount) -> None:

@@ -377,7 +377,7 @@ def test_a_rule_that_meets_a_dead_server_waits_for_it_once(server: RedisServer) 
     begun = time.monotonic()
     with pytest.raises(Unavailable):
         client.truncate(SUPERUSER, ino, 10)  # believes what the inode is, and asks where its names are
-    assert time.monotonic() - begun < 1.6
+    assert time.monotonic() - begun < 1.9
 
 
 # What others change

@@ -1,4 +1,5 @@
-"""Four mounts of ours on one Redis: they work in the same directories, fight for names and locks, and one dies.
+"""Four mounts of ours on one Redis, or one TiKV: they work in the same directories, fight for names and locks, and one
+dies.
 
 Not here: the server's troubles (test_redis_mount_faults.py), and the same work beside a Go client (test_interop_go.py).
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+import tikv_server
 from conftest import end_all
 from go_client import UNCACHED
 from mounts import Mount, Volume
@@ -48,10 +50,11 @@ LOCKS: dict[str, Callable[[IO[str], int], object]] = {"flock": fcntl.flock, "fcn
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def mount_all(directory: Path, *options: str) -> list[Mount]:
+def mount_all(directory: Path, *options: str, engine: str = "redis") -> list[Mount]:
     """Four mounts of a fresh volume, each with a cache of its own."""
     need_fuse()
-    volume = Volume(directory / "vol", "redis").format()
+    url = tikv_server.fresh_url() if engine == "tikv" else ""
+    volume = Volume(directory / "vol", engine, url=url).format()
     mounts = []
     for number in range(MOUNTS):
         cache = ("--cache-dir", str(directory / f"cache{number}"))
@@ -71,14 +74,16 @@ def check_sound(volume: Volume, *, tidy: bool = True) -> None:
     with closing(open_engine(volume.url)) as engine:
         wrong = check(engine)
     assert not wrong, "\n".join(wrong[:40])
-    check_volume(volume, tidy=tidy)
+    if volume.engine != "tikv":  # of whose keys the other one knows nothing
+        check_volume(volume, tidy=tidy)
 
 
-@pytest.fixture(scope="module", params=["uncached", "cached"])
+@pytest.fixture(scope="module", params=["uncached", "cached", "tikv"])
 def mounts(request: pytest.FixtureRequest) -> Iterator[list[Mount]]:
     """The mounts for all tests that leave them alone; once with the kernel's caches off, once with those by default."""
     directory = Path(tempfile.mkdtemp(prefix="jfs-four-"))
-    made = mount_all(directory, *(UNCACHED if request.param == "uncached" else ()))
+    engine = "tikv" if request.param == "tikv" else "redis"
+    made = mount_all(directory, *(() if request.param == "cached" else UNCACHED), engine=engine)
     yield made
     end_all(made)
     check_sound(made[0].volume)
@@ -186,6 +191,9 @@ def test_exclusive_creation_has_one_winner(mounts: list[Mount]) -> None:
         assert os.stat(mount.path / place / "linked").st_nlink == 1 + rounds
 
 
+_FEW = 5  # renames of each kind that make a storm
+
+
 def test_rename_storm_loses_no_directory(mounts: list[Mount], long_run: bool) -> None:
     """Directories go into one another, over one another and change places: a tree stays a tree, and complete."""
     seed, number, place = int(time.time()), 14, "storm"
@@ -194,11 +202,16 @@ def test_rename_storm_loses_no_directory(mounts: list[Mount], long_run: bool) ->
     for ino in range(number):
         (top / f"n{ino}").mkdir()
         (top / f"n{ino}" / "here").write_text(str(ino))
-    end = time.monotonic() + (60 if long_run else 3)
+    begun = time.monotonic()
     done: Counter[str] = Counter()
 
+    def goes_on() -> bool:
+        """For some time, and on an engine or a machine that is slow until enough was done for a storm."""
+        took_s = time.monotonic() - begun
+        return took_s < (60 if long_run else 3) or (took_s < 60 and min(done["moved"], done["exchanged"]) <= _FEW)
+
     def rename(mount: Mount, chance: random.Random) -> None:
-        while time.monotonic() < end:
+        while goes_on():
             paths = list(places(mount.path / place).values())
             for _ in range(8):
                 source, target = chance.choice(paths), chance.choice(paths)
@@ -214,7 +227,7 @@ def test_rename_storm_loses_no_directory(mounts: list[Mount], long_run: bool) ->
 
     together(*[partial(rename, mount, random.Random(seed + k)) for k, mount in enumerate(mounts * 2)])
     print(f"seed {seed}: {dict(done)}")
-    assert done["moved"] > 5 and done["exchanged"] > 5
+    assert done["moved"] > _FEW and done["exchanged"] > _FEW
     # ELOOP, ESTALE: what the kernel believes, a second old, cannot be brought together with what it is told.
     assert not done.keys() - {"moved", "exchanged", "EINVAL", "ENOENT", "EEXIST", "ENOTEMPTY", "ESTALE", "ELOOP"}, done
     time.sleep(believed_s(mounts))
@@ -281,7 +294,10 @@ def test_an_unlinked_file_stays_with_those_who_hold_it(mounts: list[Mount]) -> N
         assert file.read() == b"before " * 1000 + b"after"
         ino = os.fstat(file.fileno()).st_ino
     with closing(open_engine(mounts[0].volume.url)) as engine:
-        assert engine.reader.attr(ino) is None
+        deadline = time.monotonic() + 10
+        while engine.reader.attr(ino) is not None:  # the kernel waits for nobody's answer to the last close
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize("kind", LOCKS)

@@ -129,6 +129,13 @@ def opened(wire: Wire, name: bytes) -> None:
     wire.client.close(ino)
 
 
+def opened_and_read(wire: Wire, name: bytes) -> None:
+    ino = ino_of(wire, name)
+    wire.client.open(ME, ino, os.O_RDONLY)
+    assert wire.client.read_chunk(ino, 0)
+    wire.client.close(ino)
+
+
 def created(wire: Wire, name: bytes) -> None:
     ino, _ = wire.client.create(ME, wire.folder, name, 0o644, 0, os.O_EXCL)
     wire.client.close(ino)
@@ -160,6 +167,7 @@ CASES: dict[str, Case] = {
     "mkdir": Case(2, 1, lambda w, n: w.client.mknod(ME, w.folder, n, DIRECTORY, 0o755, 0)),
     "symlink": Case(2, 1, lambda w, n: w.client.mknod(ME, w.folder, n, SYMLINK, 0o777, 0, 0, b"target")),
     "open": Case(1, 1, opened, a_file),
+    "open and read of the first list": Case(1, 1, opened_and_read, a_file),
     "setattr": Case(2, 1, with_ino(lambda c, i: c.setattr(ME, i, Changes(valid=SET_MODE, mode=0o600))), a_file),
     "truncate": Case(2, 1, with_ino(lambda c, ino: c.truncate(ME, ino, 100)), a_file),
     "write": Case(2, 1, with_ino(lambda c, i: c.write_slice(i, 0, 0, c.new_slice_id(), 4096, c.vol.now())), a_file),

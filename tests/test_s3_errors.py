@@ -217,3 +217,80 @@ def test_mount_says_in_one_line_what_is_wrong(tmp_path: Path, monkeypatch: pytes
     juicefs("config", url, "--secret-key", "wrong", "--force", check=False)
     assert "the secret key is wrong; check --secret-key" in refused()
     assert not (tmp_path / "mnt").exists()
+
+
+# The short way past the client (`s3_direct`)
+
+
+@pytest.fixture
+def asked(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the client is asked for; everything else took the short way."""
+    calls: list[str] = []
+    for name in ("put_object", "get_object"):
+        inner = getattr(client(bucket), name)
+
+        def call(*, Key: str, name: str = name, inner: Any = inner, **more: Any) -> Any:
+            calls.append(f"{name[:3]} {Key}")
+            return inner(Key=Key, **more)
+
+        monkeypatch.setattr(client(bucket), name, call)
+    return calls
+
+
+def test_both_ways_store_the_same(bucket: Bucket, asked: list[str]) -> None:
+    """The first request shows where to and how; what is told with an object must not depend on the way."""
+    data = os.urandom(100_000)
+    for key in ("first", "chunks/0/0/1_0_100000", "second"):
+        bucket.put(key, data, tier=1)
+        assert bucket.get(key) == data
+        assert bucket.get(key, 5, 10) == data[5:15]
+    assert asked == ["put first"]
+    told = []
+    for key in ("first", "chunks/0/0/1_0_100000"):
+        answer = client(bucket).head_object(Bucket=name_of(bucket), Key=key)
+        tags = client(bucket).get_object_tagging(Bucket=name_of(bucket), Key=key)["TagSet"]
+        told.append((answer["ContentType"], answer["Metadata"], answer["StorageClass"], answer["ETag"], tags))
+    assert told[0] == told[1]
+
+
+def test_what_only_the_client_can_spell_or_judge_is_left_to_it(bucket: Bucket, asked: list[str]) -> None:
+    bucket.put("first", b"x")
+    bucket.put("ü b+c%20", b"x")
+    assert bucket.get("ü b+c%20") == b"x"
+    with pytest.raises(NotFound):
+        bucket.get("missing")
+    assert bucket.get("first", 5, 3) == b""  # behind the end: 416
+    with pytest.raises(BadBucket, match="check --storage-class"):
+        bucket.put("k", b"x", tier=2)
+    assert asked == ["put first", "put ü b+c%20", "get ü b+c%20", "get missing", "get first", "put k"]
+    bucket.put("k/../j", b"x")
+    bucket.put(".hidden", b"x")
+    assert asked[6:] == ["put k/../j", "put .hidden"]
+
+
+def test_the_short_way_signs_with_keys_that_were_renewed(bucket: Bucket, asked: list[str]) -> None:
+    """Those of a machine's role change while the client lives."""
+    bucket.put("first", b"x")
+    signer = bucket._direct._known.signer  # type: ignore[attr-defined]
+    seen: list[str] = []
+    renewed = signer._credentials
+    renewed.access_key, renewed.token = "renewed", "session"
+    sent = client(bucket)._endpoint.http_session.send
+
+    def send(request: Any) -> Any:
+        seen.append(request.headers["Authorization"] + " " + request.headers["X-Amz-Security-Token"])
+        return sent(request)
+
+    client(bucket)._endpoint.http_session.send = send
+    bucket.put("second", b"y")
+    assert bucket.get("second") == b"y"
+    assert asked == ["put first"]
+    assert len(seen) == 2 and all("Credential=renewed/" in each and each.endswith(" session") for each in seen)
+
+
+def test_nothing_is_learned_from_a_refusal(bucket: Bucket, asked: list[str]) -> None:
+    with pytest.raises(NotFound):
+        bucket.get("missing")
+    bucket.put("first", b"x")
+    bucket.put("second", b"x")
+    assert asked == ["get missing", "put first"]

@@ -165,7 +165,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 def test_functions_are_short() -> None:
     long = []
-    for path in sources(*ROOMS, "bench", "tests"):
+    for path in sources(*ROOMS, "bench", "deploy", "tests"):
         lines = path.read_text(encoding="utf-8").splitlines()
         for function in functions(path):
             length = (function.end_lineno or function.lineno) - function.lineno + 1
@@ -187,7 +187,7 @@ def test_files_are_short() -> None:
 def test_every_file_says_what_it_is() -> None:
     silent = [
         str(path.relative_to(REPOSITORY))
-        for path in sources(*ROOMS, "bench", "tests")
+        for path in sources(*ROOMS, "bench", "deploy", "tests")
         if path.stat().st_size and not ast.get_docstring(parsed(path))
     ]
     assert not silent, f"no docstring in the first line: {silent}"
@@ -216,7 +216,7 @@ def _matching(pattern: re.Pattern[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("script", ["scripts/test", "scripts/quickstart", ".ci/run"])
+@pytest.mark.parametrize("script", ["scripts/test", "scripts/quickstart", ".ci/run", "deploy/image/build"])
 def test_scripts_are_sound_and_executable(script: str) -> None:
     path = REPOSITORY / script
     assert path.exists()

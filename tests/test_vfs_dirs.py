@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import random
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vfs_harness import CALLER, ROOT, Client, Sink, errno_from, world
+from vfs_harness import CALLER, ROOT, Client, Sink, changes, errno_from, world
 
+from fuse import abi
+from fuse.reply import Listing
+from juicefs_py import vfs_dirs
 from meta.config import MetaConfig
 from meta.transaction import Cursor, DirPage
 from meta.types import Caller as MetaCaller
@@ -118,6 +123,74 @@ def test_attributes_changed_after_the_page_was_read_are_not_given_out(client: Cl
     committed = Sink(100)
     client.vfs.readdirplus(CALLER, folder, fh, first.rows[-1][2], committed)
     assert b"7" not in committed.entries and b"7" in [row[0] for row in committed.rows]
+    client.vfs.releasedir(CALLER, folder, fh)
+
+
+@pytest.mark.parametrize("size", [400, 4096, 1 << 20])
+def test_many_entries_of_a_page_at_once_are_those_one_by_one(
+    client: Client, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte for byte, from any offset: what is taken from columns, and what each entry has to say for itself."""
+    rng = random.Random(size)
+    folder = client.mkdir(b"d")
+    for k in range(300):
+        name, kind = rng.randbytes(rng.randrange(4, 100)).hex().encode(), rng.choice((stat.S_IFREG, stat.S_IFIFO))
+        if k % 10 == 0:
+            client.mkdir(name, folder)
+        else:
+            client.vfs.mknod(CALLER, folder, name, kind | rng.randrange(0o1000), 0, 0)
+    vfs = client.vfs
+    vfs.config = replace(vfs.config, entry_timeout_s=1.5, dir_entry_timeout_s=0.25, attr_timeout_s=3)
+    monkeypatch.setattr(vfs_dirs, "BELIEVED_S", 3600.0)
+    vfs._changed.clear()
+    fh = vfs.opendir(CALLER, folder, 0).fh
+
+    def replies(offset: int) -> list[bytes]:
+        """The same reply in both ways."""
+        found = []
+        for knows_better in (lambda inos, read_at: False, lambda inos, read_at: True):
+            monkeypatch.setattr(vfs, "_knows_better", knows_better)
+            sink = Listing(size, plus=True)
+            vfs.readdirplus(CALLER, folder, fh, offset, sink)
+            found.append(bytes(sink.payload))
+        return found
+
+    offset, seen = 0, 0
+    while True:
+        together, one_by_one = replies(offset)
+        assert together == one_by_one
+        if not together:
+            break
+        at = 0
+        while at < len(together):
+            head = abi.fuse_direntplus.unpack_from(together, at)
+            assert head[-3] == offset + 1  # and each offset is where the listing may go on
+            offset, seen = head[-3], seen + 1
+            at += abi.fuse_direntplus.size + (head[-2] + 7 & ~7)
+    assert seen == 302
+    for at in rng.sample(range(303), 20):
+        together, one_by_one = replies(at)
+        assert together == one_by_one and bool(together) == (at < 302)
+    vfs.releasedir(CALLER, folder, fh)
+
+
+def test_what_the_mount_knows_better_is_not_taken_from_a_page(client: Client) -> None:
+    """A file that is open, one that was changed: the others of the same reply have their attributes all the same."""
+    folder = client.mkdir(b"d")
+    for k in range(30):
+        client.create(b"%02d" % k, folder).close()
+    client.vfs._changed.clear()
+    fh = client.vfs.opendir(CALLER, folder, 0).fh
+    client.vfs.readdirplus(CALLER, folder, fh, 0, Sink(3))  # the page is read
+    file = client.open(client.ino(b"d", b"07"))
+    file.write(0, b"12345")
+    client.vfs.setattr(CALLER, client.ino(b"d", b"08"), changes(mode=0o600))
+    sink = Sink(100)
+    client.vfs.readdirplus(CALLER, folder, fh, 3, sink)
+    assert len(sink.rows) == 29
+    assert sink.entries[b"07"].stat.size == 5 and b"08" not in sink.entries
+    assert {b"06", b"09"} < sink.entries.keys()
+    file.close()
     client.vfs.releasedir(CALLER, folder, fh)
 
 

@@ -133,6 +133,20 @@ def test_unreported_error_fails_further_writes(bench: Bench) -> None:
     file.close()
 
 
+def test_an_unreported_error_fails_one_write_and_is_told_by_fsync_as_well(bench: Bench) -> None:
+    """Who only tries the write again, as a program that survives a restart of its mount, gets on."""
+    file = bench.client.create(b"a")
+    bench.bucket.fail_put = True
+    file.write(0, b"1")
+    bench.client.vfs.writers.commit_all()
+    bench.bucket.fail_put = False
+    assert errno_from(lambda: file.write(0, b"2")) == errno.EIO
+    assert [file.write(0, b"3"), file.write(1, b"4")] == [1, 1]
+    assert [errno_from(file.fsync), errno_from(file.fsync)] == [errno.EIO, 0]
+    assert file.read(0, 10) == b"34"
+    file.close()
+
+
 def test_failed_write_leaves_what_was_there(bench: Bench) -> None:
     file = bench.client.create(b"a")
     file.write(0, b"old" * 1000)
@@ -265,7 +279,7 @@ def test_a_flush_does_not_wait_for_all_retries(tmp_path: Path, end: str) -> None
         started = time.monotonic()
         expected = errno.EIO if end == "deadline" else errno.EINTR
         assert errno_from(lambda: client.vfs.flush(caller, file.ino, file.fh, 0)) == expected
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         buckets[0].fail_put = False
         writers.flush_deadline_s, writers.interrupt_after_s = 30, 30
         file.close()  # the retries went on
