@@ -5,11 +5,11 @@ Not here: what a successor makes of it (`vfs_recovery`), and who keeps the memor
 Layout, native 64-bit words: 16 of header (session number; how many processes have served; device number of the mount,
 plus one; how many rows and how many spots were ever used; which layout the tables have; the next handle number; a
 number that grows while the process is alive; how many processes have made room; when the last one that served ended, in
-seconds since the epoch; the rest is 0), then `FILES` rows of handle number, node id, and open(2) flags with the backing
-id in the upper half (handle 0: free), then `DIRTY` spots for inodes (0: free), then notes of requests under way, whose
-layout is `fuse.under_way`'s. A row is written inode first and handle last, so that a process that is killed in between
-leaves it free. What finds no row is not noted: such handles are lost with the process, and its unflushed data without a
-word.
+seconds since the epoch; 1 if handles may be open that are not noted; the rest is 0), then `FILES` rows of handle
+number, node id, and open(2) flags with the backing id in the upper half (handle 0: free), then `DIRTY` spots for inodes
+(0: free), then notes of requests under way, whose layout is `fuse.under_way`'s. A row is written inode first and handle
+last, so that a process that is killed in between leaves it free. What finds no row is not noted: such handles are lost
+with the process (`complete` tells so), and its unflushed data without a word.
 
 The header is the same in all versions, since a supervisor and the process that it has started may be of different ones.
 The tables are not: a program with another layout empties them, and has the open files from the document (`state`).
@@ -29,7 +29,7 @@ DIRTY: Final = 8192
 _HEADER: Final = 16
 _ROW: Final = 3
 _WORD: Final = 8
-_SESSION, _SERVED, _DEVICE, _ROWS, _SPOTS, _LAYOUT, _NEXT, _ALIVE, _MADE_ROOM, _ENDED = range(10)
+_SESSION, _SERVED, _DEVICE, _ROWS, _SPOTS, _LAYOUT, _NEXT, _ALIVE, _MADE_ROOM, _ENDED, _INCOMPLETE = range(11)
 _THIS_LAYOUT: Final = 3
 _DIRTY_AT: Final = _HEADER + FILES * _ROW
 _REQUESTS_AT: Final = _DIRTY_AT + DIRTY
@@ -68,6 +68,7 @@ class Ledger:
             tables = _HEADER if self._words[_LAYOUT] > 2 else 8  # as long the header was at first
             self._words[tables:] = memoryview(bytes((_WORDS - tables) * _WORD)).cast("Q")
             self._words[_ROWS] = self._words[_SPOTS] = 0
+            self._words[_INCOMPLETE] = 1
         self._words[_LAYOUT] = _THIS_LAYOUT
         self._rows: list[int] = []  # given back; beyond those that were ever used no memory is touched
         self._spots: list[int] = []
@@ -143,6 +144,11 @@ class Ledger:
     def next(self, number: int) -> None:
         self._words[_NEXT] = number
 
+    @property
+    def complete(self) -> bool:
+        """Whether all open files are noted. Not if there were more than find room, or notes of another layout."""
+        return not self._words[_INCOMPLETE]
+
     def files(self) -> list[OpenFile]:
         """The handles that are noted."""
         words, end = self._words, _HEADER + self._words[_ROWS] * _ROW
@@ -152,12 +158,14 @@ class Ledger:
         """Inodes that have unflushed data, or had when their process died."""
         return {ino for ino in self._words[_DIRTY_AT : _DIRTY_AT + self._words[_SPOTS]] if ino}
 
-    def resume(self) -> None:
+    def resume(self, complete: bool) -> None:
         """Go on with what is noted, for whoever takes it over: nothing is unknown in between, should it die as well.
 
-        `opened` then finds the rows of known handles; what is not taken over must be told to be `closed` and clean.
+        `complete`: with what else the predecessor has told. `opened` then finds the rows of known handles; what is not
+        taken over must be told to be `closed` and clean.
         """
         words = self._words
+        words[_INCOMPLETE] = not complete
         rows = range(_HEADER, _HEADER + words[_ROWS] * _ROW, _ROW)
         self._kept = {words[at]: at for at in rows if words[at]}
         self._rows = [at for at in rows if not words[at]]
@@ -172,7 +180,7 @@ class Ledger:
             words[at] = 0
         for at in range(_DIRTY_AT, _DIRTY_AT + words[_SPOTS]):
             words[at] = 0
-        words[_ROWS] = words[_SPOTS] = 0
+        words[_ROWS] = words[_SPOTS] = words[_INCOMPLETE] = 0
         self._rows, self._spots, self._dirty, self._kept = [], [], {}, {}
 
     def opened(self, fh: int, node: int, flags: int, backing: int = 0) -> int:
@@ -187,6 +195,7 @@ class Ledger:
                 at = _HEADER + words[_ROWS] * _ROW
                 words[_ROWS] += 1
             else:
+                words[_INCOMPLETE] = 1
                 return 0
         words[at + 1] = node
         words[at + 2] = flags & 0xFFFFFFFF | backing << 32

@@ -412,7 +412,7 @@ def test_a_ledger_is_read_by_another_process() -> None:
     assert ledger.files() == [OpenFile(2 * number, number, os.O_RDWR) for number in range(2, 11, 2)]
     assert ledger.dirty() == {6}
     assert ledger.session == 77
-    ledger.resume()
+    ledger.resume(complete=True)
     kept = [ledger.opened(2 * number, number, os.O_RDWR) for number in range(2, 11, 2)]
     assert ledger.files() == [OpenFile(2 * number, number, os.O_RDWR) for number in range(2, 11, 2)]
     ledger.closed(kept[0])

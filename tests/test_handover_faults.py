@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import array
 import errno
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +22,7 @@ from typing import Any
 
 import pytest
 import trio
-from mounts import PROGRAM, Mount, Volume, abort, environment, fuse_device, lazy_unmount
+from mounts import PROGRAM, Mount, Volume, abort, environment, fuse_device, juicefs, lazy_unmount
 from needs import need_fuse
 from test_handover import config_of, served_by, wait_until
 from test_vfs_faults import Faulty
@@ -85,6 +87,45 @@ def test_a_serving_process_that_fails_leaves_the_mount_to_the_next(volume: Volum
             supervisor.wait(20)
         abort(path)
         lazy_unmount(path)
+
+
+def test_the_end_comes_before_making_room(volume: Volume, scratch: Path) -> None:
+    """HUP and then TERM: unmounted, the session's record removed, and nobody is started."""
+    made = Mount(volume, scratch / "mnt").start()
+    try:
+        wait_until(lambda: "is ready at" in made.read_log(), "it serves")
+        with (made.path / "f").open("w") as file:
+            file.write("kept")
+            file.flush()
+            os.write(file.fileno(), b"x" * (8 << 20))
+            pid = config_of(made.path)["Pid"]
+            os.kill(pid, signal.SIGHUP)
+            os.kill(pid, signal.SIGTERM)
+        assert made.process is not None
+        assert made.process.wait(40) == 0
+        assert fuse_device(made.path) is None
+        assert "starting the next one" not in made.read_log()
+        assert json.loads(juicefs("status", volume.url).stdout)["Sessions"] == []
+    finally:
+        if made.process is not None and made.process.poll() is None:
+            made.kill()
+        made._forget()
+
+
+def test_nobody_keeps_the_connection(volume: Volume, scratch: Path) -> None:
+    """Who would be lost by making room stays: a successor would find nothing to go on with."""
+    made = Mount(volume, scratch / "mnt", expected=["cannot give the connection", "no supervisor"])
+    made.more_environment = {"PYTHONPATH": f"{scratch}:{environment()['PYTHONPATH']}"}
+    (scratch / "sitecustomize.py").write_text(
+        "from juicefs_py.mount import passfd\npassfd.give = lambda *words: False\n"
+    )
+    made.start()
+    wait_until(lambda: "no supervisor at" in made.read_log(), "it has noticed")
+    pid = config_of(made.path)["Pid"]
+    os.kill(pid, signal.SIGHUP)
+    wait_until(lambda: "this process stays" in made.read_log(), "it has thought of it")
+    assert config_of(made.path)["Pid"] == pid
+    made.stop()
 
 
 def test_a_mount_on_top_changes_nothing(volume: Volume, scratch: Path) -> None:
@@ -222,8 +263,29 @@ def test_the_document_is_looked_for_in_both_places(tmp_path: Path, monkeypatch: 
     told.write_text('{"NextFh": 5}')
     assert state.load(str(usual)).next == 5
     usual.write_text('{"NextFh": 7}')
+    state.load(str(usual)).put_aside()
     assert state.load(str(usual)).next == 7
+    state.load(str(usual)).put_aside()
     assert state.load(str(usual)).next == 0
+
+
+def test_the_document_stays_until_it_is_taken_over(volume_in_memory: World, tmp_path: Path) -> None:
+    """An heir that fails while it begins leaves it to the next one."""
+    first, path = volume_in_memory.client(), tmp_path / "state"
+    file = first.create(b"f")
+    state.save(str(path), first.vfs.handles)
+    left = state.load(str(path))
+    broken = SimpleNamespace(vfs=SimpleNamespace(handles=None))
+    with pytest.raises(AttributeError):
+        succession.open_again(broken, Ledger(), left)  # type: ignore[arg-type]
+    ledger = Ledger()
+    second = succeed(volume_in_memory, first, ledger, path)
+    assert [found.fh for found in ledger.files()] == [file.fh]
+    assert second.vfs.file_handle(file.fh, file.ino) is not None
+    assert not path.exists() and path.with_name("state.bak").exists()
+    path.write_text("[")  # told once
+    state.load(str(path)).put_aside()
+    assert not path.exists()
 
 
 # Notes and connections of other versions
@@ -242,6 +304,35 @@ def test_the_header_outlives_other_tables() -> None:
     assert (again[0], again[2]) == (78, 42)
     ledger.opened(4, 9, 0)
     assert Ledger(os.dup(old)).files() == [OpenFile(4, 9, 0)]
+
+
+@pytest.mark.parametrize("why", ["another layout", "no room"])
+def test_notes_that_are_not_all_remove_nothing(
+    volume_in_memory: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """A file may be open without being noted, until a document names them all; also for the successor after next."""
+    first, ledger = volume_in_memory.client(), Ledger()
+    file = first.create(b"f")
+    file.write(0, b"kept")
+    file.fsync()
+    first.unlink(b"f")
+    ledger.next = 9
+    if why == "another layout":
+        ledger._words[5] = 2
+        ledger = Ledger(ledger.fd)
+    else:
+        monkeypatch.setattr("juicefs_py.ledger.FILES", 0)
+        assert not ledger.opened(file.fh, file.ino, os.O_RDWR)
+    assert not ledger.complete
+    for _ in range(2):
+        second = succeed(volume_in_memory, first, ledger, tmp_path / "none")
+        assert second.vfs.meta.reader.sustained(second.vfs.meta.sid) == [file.ino]
+        assert second.create(b"g%d" % os.urandom(4)[0]).fh > 1 << 50
+    state.save(str(tmp_path / "state"), volume_in_memory.client().vfs.handles)
+    succeed(volume_in_memory, first, ledger, tmp_path / "state")
+    assert second.vfs.meta.reader.sustained(second.vfs.meta.sid) == []
+    assert ledger.complete
+    first.vfs.meta.vol.sid = 0
 
 
 def test_a_new_program_inherits_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,8 +405,6 @@ def test_who_was_started_in_the_last_moment_makes_room_as_well(tmp_path: Path, m
     holder = threading.Event()
 
     def supervise() -> None:
-        import socket
-
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(comm))
             listener.listen()
@@ -335,6 +424,48 @@ def test_who_was_started_in_the_last_moment_makes_room_as_well(tmp_path: Path, m
     finally:
         second.kill()
         supervisor.join()
+
+
+def test_who_does_not_answer_may_still_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that listens has a process, or starts one: its mount is not taken for free."""
+    for name, seconds in (("_LEAVES_WITHIN_S", 0.1), ("_GONE_WITHIN_S", 0.5)):
+        monkeypatch.setattr(takeover, name, seconds)
+    monkeypatch.setattr(takeover, "_config", lambda *_: None)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "comm"))
+        listener.listen()
+        assert not takeover._makes_room(running(dead.pid, tmp_path / "comm"), str(tmp_path), "")
+    assert takeover._makes_room(running(dead.pid, tmp_path / "comm"), str(tmp_path), "")
+
+
+def test_a_supervisor_that_is_slow_is_not_robbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have the descriptor back already, and two who serve one mount know half of it each."""
+    monkeypatch.setattr(passfd, "PATIENCE_S", 0.1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "comm"))
+        listener.listen()
+        assert takeover._given_back(str(tmp_path / "comm"), b"setting", 0)
+        with pytest.raises(OSError, match="timed out"):
+            passfd.take(str(tmp_path / "comm"))
+    assert not takeover._given_back(str(tmp_path / "comm"), b"setting", 0)
+
+
+def test_what_fails_while_room_is_made_gives_the_descriptor_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, bytes, int]] = []
+
+    def scarce(*_: object) -> bool:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(takeover, "_taken", lambda _: passfd.Offer(b"setting", 77))
+    monkeypatch.setattr(takeover, "_makes_room", scarce)
+    monkeypatch.setattr(passfd, "give", lambda *words: given.append(words) or True)
+    with pytest.raises(BlockingIOError):
+        takeover.take_over(running(1, tmp_path / "comm"), str(tmp_path), "")
+    assert given == [(str(tmp_path / "comm"), b"setting", 77)]
 
 
 def test_the_last_descriptor_is_never_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

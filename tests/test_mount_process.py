@@ -419,6 +419,16 @@ def test_a_dead_mount_point_is_repaired(background: Background) -> None:
     assert serves(background.path)
 
 
+def test_an_aborted_connection_leaves_no_dead_mount(background: Background) -> None:
+    """An administrator's last resort ends everybody's waiting, and the mount."""
+    background.start()
+    supervisor, worker = background.supervisor_and_worker()
+    mounts.abort(background.path)
+    wait_for(lambda: not alive(supervisor) and not alive(worker), "the processes end")
+    assert fuse_device(background.path) is None
+    assert os.listdir(background.path) == []
+
+
 def test_a_mount_that_fails_in_the_background_is_told_at_once(background: Background) -> None:
     started = time.monotonic()
     done = background.start("-o", "no_such_option_of_the_kernel")

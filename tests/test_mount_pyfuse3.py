@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 from fsx import PUNCH_HOLE, fallocate
-from mounts import EXIT_S, Mount, juicefs
+from mounts import EXIT_S, Mount, fuse_device, juicefs
 from needs import need_pyfuse3
+from test_handover import Driver
 
 pytestmark = pytest.mark.battery
 
@@ -102,6 +103,23 @@ def test_a_signal_ends_it_in_order(mount: Mount) -> None:
     assert not Path(mount.path / "f").exists()
     mount.check_log()
     mount.kill()
+
+
+def test_a_pod_ends_with_its_container(mount: Mount, new_mount: Callable[..., Mount], tmp_path: Path) -> None:
+    """A driver that keeps connections has none of it, so TERM means the end of the mount and not a pause."""
+    driver = Driver(tmp_path / "driver.sock")
+    try:
+        environment = {"JFS_SUPER_COMM": str(driver.path)}
+        pod = Mount(mount.volume, tmp_path / "pod", ("--fuse", "pyfuse3"), more_environment=environment).start()
+        (pod.path / "f").write_text("flushed")
+        assert pod.process is not None
+        pod.process.send_signal(signal.SIGTERM)
+        assert pod.process.wait(EXIT_S) == 0
+        pod._forget()
+        assert fuse_device(pod.path) is None and driver.fd is None
+        assert (mount.path / "f").read_text() == "flushed"
+    finally:
+        driver.end()
 
 
 def test_an_answer_that_nobody_waits_for_is_no_error(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,13 +10,17 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 
 import pytest
+from test_handover import Driver
 
+from juicefs_py.cli import log
 from juicefs_py.mount import passfd, patience, supervisor
 from juicefs_py.mount.patience import Patience
-from juicefs_py.mount.supervisor import Inheritance, Supervisor
+from juicefs_py.mount.process import end_with
+from juicefs_py.mount.supervisor import FORWARDED, Inheritance, Supervisor
 
 Serve = Callable[[Inheritance, int], int]
 
@@ -36,7 +40,7 @@ class Stage:
     def noted(self) -> list[str]:
         return self.log.read_text().split()
 
-    def start(self, serve: Serve) -> int:
+    def start(self, serve: Serve, driver: str = "") -> int:
         """`serve(inherited, number of the child)`; the process."""
 
         def numbered(inherited: Inheritance) -> int:
@@ -45,7 +49,7 @@ class Stage:
 
         child = os.fork()
         if not child:
-            told = Supervisor(str(self.directory), numbered)
+            told = Supervisor(str(self.directory), numbered, driver=driver)
             told.comm_path = str(self.directory / "comm")
             os._exit(told.run())
         return child
@@ -131,19 +135,77 @@ def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(told) == "fail 3 times in 9 s"
 
 
-def test_a_driver_keeps_what_is_given_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next container goes on with the connection, so the mount stays."""
-    monkeypatch.setenv("JFS_SUPER_COMM", str(stage.directory / "nobody"))
+@pytest.mark.parametrize("driver", ["none", "away", "there"])
+def test_a_driver_keeps_what_is_given_up(stage: Stage, driver: str) -> None:
+    """The next container goes on with the connection, so the mount stays; unless the driver has no copy."""
+    path = stage.directory / "driver"
+    keeper = Driver(path) if driver == "there" else None
 
     def serve(inherited: Inheritance, number: int) -> int:
         serves(inherited)
         return 1
 
-    assert code_of(stage.start(serve)) == 1
-    assert stage.noted() == ["started"] * 3
-    monkeypatch.delenv("JFS_SUPER_COMM")
-    assert code_of(stage.start(serve)) == 1
-    assert stage.noted()[3:] == ["started"] * 3 + ["unmounted"]
+    try:
+        assert code_of(stage.start(serve, "" if driver == "none" else str(path))) == 1
+        assert stage.noted() == ["started"] * 3 + ["unmounted"] * (driver != "there")
+    finally:
+        if keeper is not None:
+            keeper.end()
+
+
+def test_a_signal_while_the_driver_is_asked(stage: Stage) -> None:
+    """What was taken from it, it has again when the supervisor ends."""
+    keeper = Driver(stage.directory / "driver")
+    fd = os.open("/dev/null", os.O_RDONLY)
+    passfd.give(str(keeper.path), b"setting", fd)
+    os.close(fd)
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    try:
+        child = stage.start(lambda *_: 1, str(keeper.path))
+        os.kill(child, signal.SIGTERM)  # before it has any handler
+        assert code_of(child) == 2
+        assert keeper.fd is not None
+        assert stage.noted() == []
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        keeper.end()
+
+
+def test_a_first_child_that_is_killed_is_told(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
+    """One that ended by itself has said why, and a second word would hide the first."""
+    log.set_up()
+
+    def killed(inherited: Inheritance, number: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    assert code_of(stage.start(killed)) == 1
+    assert "signal: SIGKILL" in capfd.readouterr().err
+    assert code_of(stage.start(lambda *_: 1)) == 1
+    assert capfd.readouterr().err == ""
+    assert stage.noted() == ["started"] * 2
+
+
+def test_a_child_ends_whatever_its_threads_do(tmp_path: Path) -> None:
+    """A pool's threads are waited for by an ordinary exit: one that hangs would keep the successor from beginning."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+
+        def work() -> int:
+            futures.ThreadPoolExecutor(1).submit(os.read, reading, 1)
+            return 7
+
+        end_with(work)
+    try:
+        deadline = time.monotonic() + 10
+        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+            assert time.monotonic() < deadline, "it waits"
+            time.sleep(0.02)
+        assert os.waitstatus_to_exitcode(ended[1]) == 7
+    finally:
+        os.close(writing)
+        os.close(reading)
 
 
 def test_a_signal_between_two_children_is_heard(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

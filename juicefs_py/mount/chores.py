@@ -46,7 +46,7 @@ async def write_totals(volume: OpenVolume) -> None:
     while True:
         await trio.sleep(_TOTALS_EVERY_S)
         try:
-            await trio.to_thread.run_sync(volume.meta.engine.flush)
+            await trio.to_thread.run_sync(volume.meta.engine.flush, abandon_on_cancel=True)
         except MetaError as error:
             log.LOG.warning("totals of the volume: %s; will be tried again", error)
 

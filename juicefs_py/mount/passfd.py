@@ -69,14 +69,17 @@ def dummy() -> Iterator[int]:
 
 
 def connect(path: str) -> socket.socket | None:
-    """A connection to a server; None if there is none."""
+    """A connection to a server; None if there is none. OSError if it does not listen in time."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     connection.settimeout(PATIENCE_S)
     try:
         connection.connect(path)
-    except OSError:
+    except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         return None
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 
@@ -94,7 +97,10 @@ def take(path: str) -> Offer | None:
 
 
 def give(path: str, setting: bytes, fd: int) -> bool:
-    """Give a copy of a descriptor to the server at `path`, which then holds it; False if nobody is there."""
+    """Give a copy of a descriptor to the server at `path`, which then holds it; False if nobody is there.
+
+    OSError if the exchange breaks off: it may have it or not.
+    """
     connection = connect(path)
     if connection is None:
         return False

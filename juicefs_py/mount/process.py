@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from juicefs_py.cli.errors import Fatal
 
@@ -110,14 +111,26 @@ def freeze_heap() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+def end_with(work: Callable[[], int]) -> NoReturn:
+    """End this process with the exit code that `work` returns, without waiting for threads, which may hang."""
+    code = 1
+    try:
+        code = work()
+    except BaseException as error:  # the outermost frame of this process
+        from juicefs_py.cli.report import report
+
+        report(error)
+    finally:
+        flush_streams()
+        os._exit(code)
+
+
 def in_a_child(work: Callable[[], bytes]) -> bytes:
     """What `work` returns, done in a forked child, so that the libraries it loads do not stay with this process.
 
     Raises Fatal with the words of whatever `work` raised. Call it while no other thread runs.
     """
-    flush_streams()
-    reading, writing = os.pipe()
-    child = os.fork()
+    reading, writing, child = _fork_with_pipe()
     if not child:
         os.close(reading)
         answer = _answer(work)
@@ -151,9 +164,7 @@ def in_a_child_within(limit_s: float, work: Callable[[], bytes]) -> bytes | None
     It holds nothing of ours: with a descriptor of /dev/fuse, a child that waits for the mount would keep alive the very
     connection whose end would end its waiting.
     """
-    flush_streams()
-    reading, writing = os.pipe()
-    child = os.fork()
+    reading, writing, child = _fork_with_pipe()
     if not child:
         os.closerange(3, writing)
         os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
@@ -175,6 +186,18 @@ def in_a_child_within(limit_s: float, work: Callable[[], bytes]) -> bytes | None
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, os.WNOHANG)  # it may be beyond reach in the kernel; init collects it then
     return None
+
+
+def _fork_with_pipe() -> tuple[int, int, int]:
+    """Both ends of a pipe, and the child's number, 0 in the child."""
+    flush_streams()
+    reading, writing = os.pipe()
+    try:
+        return reading, writing, os.fork()
+    except OSError:
+        os.close(reading)
+        os.close(writing)
+        raise
 
 
 def flush_streams() -> None:

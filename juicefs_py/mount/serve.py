@@ -79,7 +79,8 @@ class Server:
         self.code = 0
         self._inherited = inherited
         self._ledger = inherited.ledger
-        self._asked_for_room = self._making_room = False
+        self._asked_for_room = self._making_room = self._interrupted = self._answered = False
+        self._room = trio.CancelScope()  # of making room
         self._lasts = inherited.fd is not None  # the mount outlives this process
         self._for_good = False  # unless its end was asked for, or found
 
@@ -94,8 +95,8 @@ class Server:
             await self._serve(volume, listeners)
         finally:
             with trio.CancelScope(shield=True):
-                if self._making_room:
-                    await succession.leave(volume, self._ledger, answered=True)
+                if self._making_room and not self._for_good:
+                    await succession.leave(volume, self._ledger, self._answered)
                 elif self._for_good or not self._lasts:
                     await trio.to_thread.run_sync(volume.close)
                 else:
@@ -121,8 +122,11 @@ class Server:
                     nursery.start_soon(metrics.serve, listeners, volume.vfs.metrics.render)
                 process.freeze_heap()
                 await trio.to_thread.run_sync(session.run, abandon_on_cancel=True)
+                self._answered = not self._interrupted
             finally:
-                self._for_good |= session.unmounted
+                if session.unmounted:
+                    self._for_good = True
+                    self.code = 0 if self._making_room else self.code  # there is nothing left to go on with
                 if not session.unmounted and not self._making_room:
                     session.stop()
                     if self._for_good or not self._lasts:
@@ -162,6 +166,7 @@ class Server:
             succession.end_session(volume, ended)
         if self._inherited.fd is None:
             ledger.clear()
+            left.put_aside()  # whoever has left it had the same process number
         else:
             succession.open_again(volume, ledger, left)
         return volume
@@ -191,7 +196,7 @@ class Server:
                 self._note_device()
             notes = UnderWay(self._ledger.requests)
             heir = Session(volume.vfs, inherited.fd, plan.session, errno_of, negotiated, notes)
-            heir.before_serving = self._serves
+            heir.before_serving = self._ledger.serves
             volume.vfs.notifier = heir.notifier
             backing.enable(volume.vfs, heir, plan.passthrough, self._ledger.device, heir=True)
             return heir
@@ -218,8 +223,8 @@ class Server:
 
         def before_serving() -> None:
             backing.enable(volume.vfs, session, plan.passthrough, self._ledger.device)
-            self._give(session)
-            self._serves()
+            self._lasts = self._give(session)
+            self._ledger.serves()
 
         session.before_serving = before_serving
         return session
@@ -228,11 +233,6 @@ class Server:
         found = find_mount(self.job.mountpoint)
         if found is not None:
             self._ledger.device = found.minor
-
-    def _serves(self) -> None:
-        """From here on the mount outlives this process."""
-        self._ledger.serves()
-        self._lasts = True
 
     def _umount(self) -> None:
         """Take our mount away, unless it is gone already or covered by another one."""
@@ -245,7 +245,7 @@ class Server:
         if self._inherited.fd is None and self._ledger.device is not None:
             raise_read_ahead(self._ledger.device, _READ_AHEAD_KIB)
         if not isinstance(session, Session):
-            self._serves()
+            self._ledger.serves()
         if self.job.background:
             tell_caller(self.job.status, SERVES)
         else:
@@ -267,25 +267,36 @@ class Server:
                         nursery.start_soon(self._make_room, session, volume)
                 elif not stopping:
                     stopping = self._for_good = True
+                    self._room.cancel()
+                    self.code = 0
                     log.LOG.info("Received signal %s, exiting...", (signal.strsignal(number) or str(number)).lower())
                     nursery.start_soon(self._stop, session, volume)
 
-    def _give(self, session: Session) -> None:
-        """The supervisor keeps a copy of the connection, for a successor of ours: from the first request on."""
+    def _give(self, session: Session) -> bool:
+        """The supervisor keeps a copy of the connection, for a successor of ours: from the first request on.
+
+        False if it does not: the mount ends with this process.
+        """
         assert session.negotiated is not None
         path = self._inherited.comm_path
         if not path:
-            return  # started by somebody who keeps no connections
+            return False  # started by somebody who keeps no connections
         try:
             given = passfd.give(path, passfd.setting_of(session.negotiated), session.device.fd)
         except OSError as error:
             log.LOG.warning("cannot give the connection to the supervisor at %s: %s", path, error)
-        else:
-            if not given:
-                log.LOG.warning("no supervisor at %s: the mount ends with this process", path)
+            return False
+        if not given:
+            log.LOG.warning("no supervisor at %s: the mount ends with this process", path)
+        return given
 
     async def _make_room(self, session: Door, volume: OpenVolume) -> None:
-        """End so that a successor can go on: nothing pending, no request lost, open files written down."""
+        """End so that a successor can go on, unless this process is to stop meanwhile."""
+        with self._room:
+            await self._leave_to_successor(session, volume)
+
+    async def _leave_to_successor(self, session: Door, volume: OpenVolume) -> None:
+        """Nothing pending, no request lost, open files written down."""
         log.LOG.info("Received signal hangup, making room for a successor")
         if not await trio.to_thread.run_sync(volume.vfs.flush_all, _STOP_WITHIN_S, abandon_on_cancel=True):
             log.LOG.warning("not all could be flushed: this process stays")
@@ -295,10 +306,15 @@ class Server:
             log.LOG.info("all is flushed; pyfuse3 cannot hand a mount over: this process stays")
             self._asked_for_room = False
             return
+        if not self._lasts:
+            log.LOG.info("all is flushed; nobody keeps the connection: this process stays")
+            self._asked_for_room = False
+            return
         self._making_room, self.code = True, HANDED_OVER
         session.stop()
         with trio.move_on_after(_ANSWERED_WITHIN_S):
             await trio.sleep_forever()  # the end of the session cancels this
+        self._interrupted = True
         session.leave_rest()
         with trio.move_on_after(_INTERRUPTED_WITHIN_S):
             await trio.sleep_forever()
@@ -331,7 +347,7 @@ class Server:
         while True:
             await trio.sleep(period_s)
             try:
-                await trio.to_thread.run_sync(volume.meta.refresh_session)
+                await trio.to_thread.run_sync(volume.meta.refresh_session, abandon_on_cancel=True)
             except VolumeGone as error:
                 log.LOG.error("the volume is not the same any more: %s; unmounting, unflushed data is lost", error)
                 await self._abandon()

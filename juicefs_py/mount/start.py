@@ -7,6 +7,7 @@ answers. No database stays open and no thread runs when processes are forked.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from juicefs_py.mount.program import LEDGER_FD, inherited_connection
 from juicefs_py.mount.readiness import FAILED, tell_caller, timeout_s, wait_until_ready
 from juicefs_py.mount.settings import check, plan
 from juicefs_py.mount.store_options import own_tier
-from juicefs_py.mount.supervisor import Inheritance, Supervisor
+from juicefs_py.mount.supervisor import FORWARDED, Inheritance, Supervisor
 from meta.engines import mask_url, with_scheme
 from meta.setting import Setting
 
@@ -53,11 +54,11 @@ def mount(values: Values) -> int:
     plan(values, mountpoint, setting)
     supervised = bool(os.environ.get("JFS_SUPERVISOR"))
     # A supervisor or a driver may keep the connection of a mount that nobody serves now: it must not be touched.
-    kept = supervised or bool(os.environ.get("JFS_SUPER_COMM"))
+    kept = supervised or (bool(os.environ.get("JFS_SUPER_COMM")) and _is_native(values))
     mountpoint = untouched(mountpoint) if kept else prepare(mountpoint)
     old = None
     if not kept:
-        if values.text("fuse") == "native":
+        if _is_native(values):
             old = takeover.running(
                 mountpoint, setting.name, describe(values, setting),
                 read_only=kernel_options(values).read_only, prefixed=values.flag("prefix-internal"),
@@ -141,7 +142,7 @@ def _supervise(job: Job, words: list[str]) -> int:
     process.set_title(words)
     process.ignore_stray_signals()
     if os.environ.get("JFS_SUPERVISOR"):
-        return _serve(job, _from_other_supervisor())
+        process.end_with(lambda: _serve(job, _from_other_supervisor()))
     process.raise_limits()
     process.protect_from_oom_killer()
     if not process.be_io_flusher():
@@ -149,10 +150,20 @@ def _supervise(job: Job, words: list[str]) -> int:
     if job.values.flag("disable-transparent-hugepage"):
         process.disable_huge_pages()
     prefixed = job.values.flag("prefix-internal")
+    # A signal must not end this process while it holds the only descriptor: they wait until the supervisor hears them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     taken = None
     if job.running is not None:
         taken = takeover.take_over(job.running, job.mountpoint, takeover.prefix_of(prefixed))
-    return Supervisor(job.mountpoint, lambda inherited: _serve(job, inherited), taken, prefixed=prefixed).run()
+    # Only native mounts are kept by a driver: others could not go on with what it keeps.
+    driver = os.environ.get("JFS_SUPER_COMM", "") if _is_native(job.values) else ""
+    return Supervisor(
+        job.mountpoint, lambda inherited: _serve(job, inherited), taken, prefixed=prefixed, driver=driver
+    ).run()
+
+
+def _is_native(values: Values) -> bool:
+    return values.text("fuse") == "native"
 
 
 def _from_other_supervisor() -> Inheritance:

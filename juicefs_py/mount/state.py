@@ -28,6 +28,13 @@ class Left(NamedTuple):
     files: list[OpenFile]
     next: int  # above all handle numbers that it gave out; 0 if it does not tell
     lost: set[int]  # inodes whose handles are to hear of a loss
+    path: str = ""  # of the document; empty without one
+
+    def put_aside(self) -> None:
+        """It is taken over: nobody else may find it. Until then whoever is tried next must."""
+        if self.path:
+            with contextlib.suppress(OSError):
+                os.rename(self.path, f"{self.path}.bak")
 
 
 _NOTHING = Left([], 0, set())
@@ -67,7 +74,7 @@ def _described(handle: Any) -> dict[str, object]:
 
 
 def load(default: str) -> Left:
-    """What a predecessor has left, if anything; the document is then put aside."""
+    """What a predecessor has left, if anything. The document stays where it is (`Left.put_aside`)."""
     for path in (os.environ.get("_FUSE_STATE_PATH", ""), default):  # the first is the first process's alone to find
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -80,8 +87,6 @@ def load(default: str) -> Left:
             log.LOG.warning("%s is not ours, and not used", path)
             return _NOTHING
         text = file.read()
-    with contextlib.suppress(OSError):
-        os.rename(path, f"{path}.bak")
     try:
         document = json.loads(text)
         files = [
@@ -95,7 +100,7 @@ def load(default: str) -> Left:
             for fh, known in document.get("Handler", {}).items()
         ]
         lost = {int(known["Inode"]) for known in document.get("Handler", {}).values() if known.get("Lost")}
-        return Left(files, int(document.get("NextFh", 0)), lost)
+        return Left(files, int(document.get("NextFh", 0)), lost, path)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         log.LOG.warning("%s tells no open files: %s", path, error)
-        return _NOTHING
+        return _NOTHING._replace(path=path)

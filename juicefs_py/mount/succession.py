@@ -28,14 +28,15 @@ _ONE_PER_NS: Final = 10  # as a power of two: handles are not given out faster t
 def open_again(volume: OpenVolume, ledger: Ledger, left: state.Left) -> None:
     """Open what a predecessor had open: as it has written down when it made room, or as it was noted."""
     files = {file.fh: file for file in (*left.files, *ledger.files())}
-    known = bool(files or left.next or ledger.next)
+    known = bool(left.next) or (ledger.complete and bool(files or ledger.next))
     volume.vfs.lost_since = ledger.ended or time.time()
-    ledger.resume()
+    ledger.resume(complete=known)
     for ino in left.lost:
         ledger.is_dirty(ino)
     # Of a predecessor that tells nothing the kernel may have any number.
     volume.vfs.handles.skip(left.next if known else time.time_ns() >> _ONE_PER_NS)
     recover(volume.vfs, list(files.values()), ledger, known)
+    left.put_aside()
 
 
 def end_session(volume: OpenVolume, sid: int) -> None:

@@ -11,6 +11,7 @@ a file of it open.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -22,13 +23,13 @@ from types import FrameType
 from typing import Final, NamedTuple
 
 from juicefs_py.cli import log
-from juicefs_py.cli.report import report
 from juicefs_py.ledger import Ledger
 from juicefs_py.mount import passfd
 from juicefs_py.mount.patience import Patience
 from juicefs_py.mount.prepare import lazy_umount
-from juicefs_py.mount.process import flush_streams
+from juicefs_py.mount.process import end_with, flush_streams
 from juicefs_py.mount.program import Program
+from juicefs_py.mount.readiness import look
 from juicefs_py.mount.watchdog import ASK_EVERY_S, Watchdog
 
 UNMOUNT_AND_STOP: Final = 11
@@ -37,8 +38,9 @@ UNMOUNT_AND_STOP: Final = 11
 HANDED_OVER: Final = 1
 """Exit code of the serving process that has made room for a successor."""
 
-_FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STOPPED: Final = 2
+_LOOK_S: Final = 1.0
 _MADE_ROOM: Final = "it has made room"
 
 
@@ -56,7 +58,7 @@ class Supervisor:
 
     def __init__(
         self, mountpoint: str, serve: Callable[[Inheritance], int], taken: passfd.Offer | None = None,
-        *, prefixed: bool = False,
+        *, prefixed: bool = False, driver: str = "",
     ) -> None:  # fmt: skip
         self.mountpoint = mountpoint
         self.comm_path = comm_path_of(os.getpid())
@@ -67,8 +69,10 @@ class Supervisor:
         self._patience = Patience()
         self._child = 0
         self._killed = False  # the last one, by a signal
+        self._said_why = False  # it has ended, by itself
         self._stopping = False
-        self._driver = os.environ.get("JFS_SUPER_COMM", "")
+        self._driver = driver  # where a driver listens that keeps the connection for the next container
+        self._kept = False  # it has a copy
         self._fd: int | None = None
         self._given_away = False
         self._setting = passfd.UNKNOWN
@@ -77,9 +81,9 @@ class Supervisor:
 
     def run(self) -> int:
         """Until the mount is gone; the exit code."""
-        if self._driver:
-            self._take_from(self._driver)
         with self._listening() as listener, self._woken_by_signals() as woken:
+            if self._driver:
+                self._take_from(self._driver)
             return self._run(listener, woken)
 
     def _run(self, listener: socket.socket, woken: socket.socket) -> int:
@@ -96,7 +100,9 @@ class Supervisor:
             if not self._ledger.served and self._fd is None:
                 if self._ledger.device is not None:
                     lazy_umount(self.mountpoint, self._ledger.device)
-                return 1  # it never served, and has said why
+                if not self._said_why and not self._stopping:
+                    log.LOG.error("mount process %s", problem)
+                return 1
             if self._stopping:
                 return self._leave(_STOPPED, 0)
             if problem != _MADE_ROOM:
@@ -112,7 +118,7 @@ class Supervisor:
 
     def _leave(self, kept: int, unmounted: int) -> int:
         """The end of the mount, unless the driver keeps the connection for the next container; the exit code."""
-        if self._driver:
+        if self._kept:
             return kept
         lazy_umount(self.mountpoint, self._ledger.device)
         return unmounted
@@ -132,9 +138,9 @@ class Supervisor:
     def _start(self, listener: socket.socket, woken: socket.socket) -> str:
         """Start a serving process. "" if there is one now; otherwise why not."""
         flush_streams()
-        self._killed = False
+        self._killed = self._said_why = False
         # A signal between fork and the child's own handlers must wait, or it would be handled as the supervisor's.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         try:
             if self._stopping or self._given_away:
                 return "is not wanted any more"
@@ -142,29 +148,22 @@ class Supervisor:
             if pid == 0:
                 listener.close()
                 woken.close()
-                self._be_child()
+                end_with(self._be_child)
             self._child = pid
         except OSError as error:
             return f"cannot be started: {error.strerror}"
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         return ""
 
-    def _be_child(self) -> None:
-        code = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in (*_FORWARDED, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-            if self._program.is_replaced():
-                self._become_new_program()
-            code = self._serve(Inheritance(self._ledger, self.comm_path, self._fd, self._setting))
-        except BaseException as error:  # the outermost frame of this process
-            report(error)
-        finally:
-            flush_streams()
-            os._exit(code)
+    def _be_child(self) -> int:
+        signal.set_wakeup_fd(-1)
+        for number in (*FORWARDED, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        if self._program.is_replaced():
+            self._become_new_program()
+        return self._serve(Inheritance(self._ledger, self.comm_path, self._fd, self._setting))
 
     def _become_new_program(self) -> None:
         log.LOG.info("the program was replaced, starting the new one")
@@ -202,17 +201,24 @@ class Supervisor:
         while select.select([listener], [], [], 0)[0]:  # given in the last moment
             self._serve_socket(listener)
         code = os.waitstatus_to_exitcode(status)
-        self._killed = code < 0
+        self._killed, self._said_why = code < 0, code > 0
         if code == UNMOUNT_AND_STOP:
             log.LOG.error("received umount exit code")
             lazy_umount(self.mountpoint, self._ledger.device)
             return None
         if code == 0:
+            self._clear_dead_mount()
             return None
         if self._ledger.made_room > made_room or code == -signal.SIGHUP:  # by the signal: asked while it began
             log.LOG.info("mount process %d has made room, starting the next one", pid)
             return _MADE_ROOM
         return f"{pid}: " + (f"signal: {_signal_name(-code)}" if code < 0 else f"exit status {code}")
+
+    def _clear_dead_mount(self) -> None:
+        """If the connection was aborted, the mount is still there, and fails for everybody."""
+        device = self._ledger.device
+        if device is not None and not self._given_away and look(self.mountpoint, _LOOK_S).error == errno.ENOTCONN:
+            lazy_umount(self.mountpoint, device)
 
     # -- the descriptor
 
@@ -263,7 +269,7 @@ class Supervisor:
         self._fd, self._setting, self._given_away = fd, setting, False
         if self._driver:
             try:
-                passfd.give(self._driver, setting, fd)
+                self._kept |= passfd.give(self._driver, setting, fd)
             except OSError as error:
                 log.LOG.warning("the driver at %s did not take the connection: %s", self._driver, error)
 
@@ -284,10 +290,11 @@ class Supervisor:
         reading, writing = socket.socketpair()
         with reading, writing:
             writing.setblocking(False)
-            for number in _FORWARDED:
+            for number in FORWARDED:
                 signal.signal(number, self._forward)
             signal.signal(signal.SIGCHLD, lambda number, frame: None)
             signal.set_wakeup_fd(writing.fileno())
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)  # as they came meanwhile
             try:
                 yield reading
             finally:
@@ -296,7 +303,7 @@ class Supervisor:
     def _forward(self, number: int, frame: FrameType | None) -> None:
         if number != signal.SIGHUP:
             self._stopping = True
-            if self._driver:
+            if self._kept:
                 number = signal.SIGHUP  # whoever uses the mount goes on with the next container
         if self._child:  # otherwise whoever would start one sees it
             with contextlib.suppress(ProcessLookupError):

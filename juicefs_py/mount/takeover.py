@@ -22,6 +22,7 @@ _OFFERED_WITHIN_S: Final = 10.0
 _GONE_WITHIN_S: Final = 60.0
 _LEAVES_WITHIN_S: Final = 2.0
 _STEP_S: Final = 0.1
+_GIVE_BACK_TRIES: Final = 3
 _MATTERS_NOT: Final = frozenset({
     "IgnoreSecurityLabels", "RememberInodes", "SingleThreaded", "DisableXAttrs", "Debug", "NoAllocForRead", "Name",
     "MaxBackground", "MaxReadAhead", "DirectMount", "DontUmask", "Timeout",
@@ -109,7 +110,12 @@ def take_over(old: Running, mountpoint: str, prefix: str) -> passfd.Offer | None
     if offer is None or offer.fd is None:
         log.LOG.warning("nobody hands over the mount at %s, mount on top of it", old.comm_path)
         return None
-    if not _makes_room(old, mountpoint, prefix):
+    try:
+        made = _makes_room(old, mountpoint, prefix)
+    except BaseException:
+        _given_back(old.comm_path, offer.setting, offer.fd)
+        raise
+    if not made:
         if _given_back(old.comm_path, offer.setting, offer.fd):
             log.LOG.warning("mount process %d does not make room, mount on top of it", old.pid)
             os.close(offer.fd)
@@ -138,25 +144,34 @@ def _makes_room(old: Running, mountpoint: str, prefix: str) -> bool:
 
 
 def _started_meanwhile(comm_path: str, pid: int, mountpoint: str, prefix: str) -> int | None:
-    """The serving process that came after `pid`, which had died before the connection was taken."""
+    """The serving process that came after `pid`, which had died before the connection was taken.
+
+    None: there is none, since a supervisor that was robbed ends with its process. `pid` again: that is not known yet.
+    """
     deadline = time.monotonic() + _LEAVES_WITHIN_S
     while time.monotonic() < deadline:
-        connection = passfd.connect(comm_path)
-        if connection is None:
-            return None  # a supervisor that was robbed ends with its process
-        connection.close()
+        try:
+            connection = passfd.connect(comm_path)
+        except OSError:
+            pass  # too busy to listen, but there
+        else:
+            if connection is None:
+                return None
+            connection.close()
         time.sleep(_STEP_S)
     document = _config(mountpoint, prefix) or {}
     found = document.get("Pid")
-    return found if isinstance(found, int) and found != pid and document.get("CommPath") == comm_path else None
+    return found if isinstance(found, int) and document.get("CommPath") == comm_path else pid
 
 
 def _given_back(comm_path: str, setting: bytes, fd: int) -> bool:
-    try:
-        return passfd.give(comm_path, setting, fd)
-    except OSError as error:
-        log.LOG.debug("%s: %s", comm_path, error)
-        return False
+    """Whether there is a supervisor to give it back to. One that is slow may have it, and has its process anyway."""
+    for _ in range(_GIVE_BACK_TRIES):
+        try:
+            return passfd.give(comm_path, setting, fd)
+        except OSError as error:
+            log.LOG.debug("%s: %s", comm_path, error)
+    return True
 
 
 def _taken(comm_path: str) -> passfd.Offer | None:

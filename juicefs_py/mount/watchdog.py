@@ -39,13 +39,13 @@ class Watchdog:
 
     def ask(self, pid: int) -> None:
         """See whether the process answers, and do what its silence asks for."""
-        found = find_mount(self._mountpoint)
-        if found is None or found.minor != self._ledger.device:
-            self.forget()  # whoever is mounted on top of it would answer
-            return
         try:
+            found = find_mount(self._mountpoint)
+            if found is None or found.minor != self._ledger.device:
+                self.forget()  # whoever is mounted on top of it would answer
+                return
             answered = in_a_child_within(_ANSWER_WITHIN_S, self._open) is not None
-        except OSError as error:  # no process or no memory for the child: nothing is known
+        except OSError as error:  # no process, descriptor or memory for that: nothing is known
             log.LOG.warning("cannot ask mount process %d whether it answers: %s", pid, error.strerror)
             return
         was_alive, self._alive = self._alive, self._ledger.alive
