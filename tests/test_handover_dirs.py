@@ -70,7 +70,9 @@ def test_numbers_outlive_what_they_were_given_to() -> None:
 def test_a_predecessor_tells_its_next_number(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     path.write_text('{"Handler": {}, "NextFh": 99}')
-    assert state.load(str(path)) == ([], 99, set())
-    assert state.load(str(path)) == ([], 0, set())  # put aside
+    left = state.load(str(path))
+    assert left == ([], 99, set(), str(path))
+    left.put_aside()
+    assert state.load(str(path)) == ([], 0, set(), "")
     path.write_text('{"Handler": {}}')
-    assert state.load(str(path)) == ([], 0, set())
+    assert state.load(str(path)) == ([], 0, set(), str(path))
