@@ -1,7 +1,7 @@
 """Buckets of Amazon S3 and of services that speak its language, through boto3.
 
-Not the reading of addresses (`s3_address`), nor ranges and checksums (`remote`). boto3 is told to do what official
-clients do: no retries of its own, payloads unsigned over https, no checksums but ours, sums in the object's metadata.
+Not the reading of addresses (`s3_address`), the client and its keys (`s3_client`), ranges and checksums (`remote`).
+As with official clients, sums are in the object's metadata.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from urllib.parse import urlencode
 
 from chunkstore import sums
 from chunkstore.bucket import LIST_PAGE, Access, Data, Listing, ObjectInfo, Part
-from chunkstore.buckets import s3_address
+from chunkstore.buckets import s3_address, s3_client
 from chunkstore.buckets.remote import PATIENCE, RemoteBucket, Response, content_range, refused
 from chunkstore.buckets.s3_address import DEFAULT_REGION, S3Address
 from chunkstore.buckets.s3_body import Nothing, Outgoing
 from chunkstore.buckets.s3_direct import Direct
-from chunkstore.buckets.s3_errors import code_of, one_line, status_of, translated
-from chunkstore.buckets.sdk import silence
+from chunkstore.buckets.s3_errors import code_of, status_of, translated
 from chunkstore.errors import BadBucket, Denied, NotFound, StoreError, Unavailable
 
 _BATCH = 1000  # keys per deletion
@@ -31,7 +30,6 @@ _OLD_REGIONS = {"EU": "eu-west-1"}  # as buckets from before 2014 call theirs
 _AFTER_ALL = "\U0010ffff"  # sorts behind every name
 _PLAIN = "STANDARD"  # the class that is meant where none is told
 _ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # classes whose objects cannot be read before they are restored
-_KEYS = {"minio": "MINIO_{0}_KEY", "scw": "SCW_{0}_KEY", "eos": "EOS_{0}_KEY"}  # where their keys may stand, too
 _HEADERS = {
     "ContentType": "Content-Type", "ContentMD5": "Content-MD5", "StorageClass": "x-amz-storage-class",
     "Tagging": "x-amz-tagging",
@@ -47,30 +45,7 @@ def open_s3(storage: str, address: str, access: Access) -> S3Bucket:
         place = s3_address.parse_minio(address)
     else:
         place = s3_address.parse_labelled(storage, address)
-    access_key, secret_key, token = access.access_key, access.secret_key, access.token
-    if storage in _KEYS:
-        access_key = access_key or os.environ.get(_KEYS[storage].format("ACCESS"), "")
-        secret_key = secret_key or os.environ.get(_KEYS[storage].format("SECRET"), "")
-    if storage == "eos":
-        token = token or os.environ.get("EOS_TOKEN", "")
-    return S3Bucket(place, access, (access_key, secret_key, token), _tls(address))
-
-
-def _tls(address: str) -> dict[str, Any]:
-    """What the generic keys of an address say of TLS, as boto3 wants to hear it."""
-    query = s3_address.split_query(address)[1]
-    told: dict[str, Any] = {}
-    if query.get("tls-insecure-skip-verify", "").lower() in ("true", "1"):
-        from urllib3 import disable_warnings
-        from urllib3.exceptions import InsecureRequestWarning
-
-        disable_warnings(InsecureRequestWarning)
-        told["verify"] = False
-    elif query.get("ca-certs"):
-        told["verify"] = query["ca-certs"]
-    if query.get("ssl-cert"):
-        told["client_cert"] = (query["ssl-cert"], query.get("ssl-key", ""))
-    return told
+    return S3Bucket(place, access, s3_client.login_of(storage, address, access))
 
 
 class S3Bucket(RemoteBucket):
@@ -82,66 +57,20 @@ class S3Bucket(RemoteBucket):
         self,
         place: S3Address,
         access: Access,
-        keys: tuple[str, str, str] = ("", "", ""),
-        tls: dict[str, Any] | None = None,
+        login: s3_client.Login,
     ) -> None:
         super().__init__(access)
         self._place = place
         self._bucket = place.bucket
-        self._tls = dict(tls or {})
-        self._keys = keys
+        self._login = login
         if not place.region:
             self._place = place = place._replace(region=self._find_region())
-        self._client = self._new_client(place.region)
+        self._client = s3_client.new_client(place, access, login)
         self._direct = Direct(self._client)
 
     def describe(self) -> str:
         host = self._place.endpoint or f"https://s3.{self._place.region}.amazonaws.com"
         return f"s3://{host.partition('://')[2]}/{self._bucket}/"
-
-    def _new_client(self, region: str) -> Any:
-        import boto3
-        from botocore import UNSIGNED
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-        from botocore.handlers import add_expect_header
-
-        for logger in ("boto3", "botocore", "urllib3"):
-            silence(logger)
-        access_key, secret_key, token = self._keys
-        anonymous = access_key == "anonymous"
-        config = Config(
-            region_name=region,
-            signature_version=UNSIGNED if anonymous else "s3v4",
-            connect_timeout=self.access.connect_timeout_s,
-            read_timeout=self.access.timeout_s,
-            max_pool_connections=self.access.connections,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            tcp_keepalive=True,
-            client_cert=self._tls.get("client_cert"),
-            s3={
-                "addressing_style": "path" if self._place.path_style else "virtual",
-                "payload_signing_enabled": False,
-            },
-            request_checksum_calculation=os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required").lower(),
-            response_checksum_validation=os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required").lower(),
-        )
-        try:
-            client = boto3.session.Session().client(
-                "s3",
-                endpoint_url=self._place.endpoint or None,
-                use_ssl=self._place.https,
-                verify=self._tls.get("verify"),
-                aws_access_key_id=None if anonymous else access_key or None,
-                aws_secret_access_key=None if anonymous else secret_key or None,
-                aws_session_token=None if anonymous else token or None,
-                config=config,
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise BadBucket(f"bucket {self._bucket}: {one_line(error)}") from None
-        client.meta.events.unregister("before-call.s3", add_expect_header)  # a round trip more for every block
-        client.meta.events.register("before-call.s3.HeadBucket", _ask_no_further)
-        return client
 
     def _find_region(self) -> str:
         """Of a bucket that was given by its bare name."""
@@ -149,7 +78,7 @@ class S3Bucket(RemoteBucket):
         failure: StoreError | None = None
         for region in [given] if given else [DEFAULT_REGION, "cn-north-1"]:
             self._place = self._place._replace(region=region)
-            client = self._new_client(region)
+            client = s3_client.new_client(self._place, self.access, self._login)
             try:
                 found = str(client.get_bucket_location(Bucket=self._bucket).get("LocationConstraint") or DEFAULT_REGION)
                 return _OLD_REGIONS.get(found, found)
@@ -370,11 +299,6 @@ class S3Bucket(RemoteBucket):
 
     def _failed(self, error: Exception, what: str) -> StoreError:
         return translated(error, what, self._place.endpoint or "the storage")
-
-
-def _ask_no_further(context: dict[str, Any], **_: object) -> None:
-    """botocore looks for the bucket's region when it meets a redirection, for ever if it meets another one then."""
-    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _seconds(moment: datetime) -> float:
