@@ -18,6 +18,8 @@ from fuse import request as carry
 
 Handler = Callable[..., Any]
 
+FUSE_GETATTR = 3
+FUSE_SETLK = 32
 FUSE_SETLKW = 33
 FUSE_INIT = 26
 FUSE_INTERRUPT = 36

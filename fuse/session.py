@@ -130,8 +130,20 @@ class Session:
         if self._notes is None:
             self.notifier.resend()
             return
-        for unique, opcode in self._notes.take_lost().items():
-            self._send_error(unique, _of_a_lost_request(opcode))
+        for unique, (opcode, node) in self._notes.take_lost().items():
+            if opcode == opcodes.FUSE_GETATTR and node:
+                self._answer_attributes(unique, node)
+            else:
+                self._send_error(unique, _of_a_lost_request(opcode))
+
+    def _answer_attributes(self, unique: int, node: int) -> None:
+        """Nothing else is asked for; and a read asks for them on its way, which on ESTALE would not be tried again."""
+        caller = Caller(0, 0, 0, unique, self._checked, node)
+        route = self._routes[opcodes.FUSE_GETATTR]
+        try:
+            self._call(route, caller, inode_of(node), memoryview(bytes(route[2])))
+        except BaseException as error:  # somebody waits for an answer
+            self._fail(route, caller, error)
 
     def gets_on(self) -> bool:
         """Whether anything was done since the last call, or requests wait because all threads are at work.
@@ -217,7 +229,7 @@ class Session:
         caller = worker.caller = Caller(uid, gid, pid, unique, self._checked, node)
         notes = self._notes
         if notes is not None:
-            notes.begin(worker.slot, unique, opcode)
+            notes.begin(worker.slot, unique, opcode, node)
         try:
             self._call(route, caller, node if node < ALIAS else inode_of(node), worker.view[: length - 8 * extensions])
         except BaseException as error:  # whatever happens, somebody waits for an answer
@@ -350,6 +362,6 @@ def _of_a_lost_request(opcode: int) -> int:
     """What to answer when nobody knows any more what was asked."""
     if opcode in opcodes.FOLLOWED_AGAIN:
         return errno.ESTALE
-    if opcode == opcodes.FUSE_SETLKW:
+    if opcode in (opcodes.FUSE_SETLK, opcodes.FUSE_SETLKW):
         return errno.EAGAIN  # EINTR would restart the call, but there is no signal that does: users would see errno 512
     return errno.EINTR

@@ -35,14 +35,14 @@ def test_what_is_under_way_is_noted() -> None:
     shared = words()
     notes = UnderWay(shared)
     first, second, third = notes.slot(), notes.slot(), notes.slot()
-    notes.begin(first, 5000, LOOKUP)
-    notes.begin(second, 5002, WRITE)
-    notes.begin(third, 9000, READ)
+    notes.begin(first, 5000, LOOKUP, 1)
+    notes.begin(second, 5002, WRITE, 1 << 56)
+    notes.begin(third, 9000, READ, 7)
     notes.end(third)
     lost = UnderWay(shared).take_lost()
-    assert lost[5000] == LOOKUP and lost[5002] == WRITE
+    assert lost[5000] == (LOOKUP, 1) and lost[5002] == (WRITE, 0)
     others = lost.keys() - {5000, 5002}
-    assert others == set(range(9000 - 1024, 9000 + 1024, 2)) and not any(lost[other] for other in others)
+    assert others == set(range(9000 - 1024, 9000 + 1024, 2)) and not any(any(lost[other]) for other in others)
     assert not any(unique & 1 for unique in lost)
     assert UnderWay(shared).take_lost() == {}
 
@@ -52,7 +52,7 @@ def test_slots_are_bounded_and_used_again() -> None:
     slots = [notes.slot() for _ in range(SLOTS)]
     assert sorted(slots) == list(range(0, WORDS, 2))
     assert notes.slot() == -1
-    notes.begin(-1, 2, READ)
+    notes.begin(-1, 2, READ, 1)
     notes.end(-1)
     notes.leave(-1)
     notes.leave(slots[7])
@@ -62,9 +62,9 @@ def test_slots_are_bounded_and_used_again() -> None:
 
 def test_an_early_end() -> None:
     notes = UnderWay(words())
-    notes.begin(notes.slot(), 4, GETATTR)
+    notes.begin(notes.slot(), 4, GETATTR, (1 << 56) - 1)
     lost = notes.take_lost()
-    assert lost[4] == GETATTR and lost[2] == UNKNOWN and 0 not in lost
+    assert lost[4] == (GETATTR, (1 << 56) - 1) and lost[2] == (UNKNOWN, 0) and 0 not in lost
 
 
 @pytest.fixture

@@ -11,41 +11,22 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from fuse.errors import MountError
-from fuse.mount import mount, raise_read_ahead
-from fuse.mountinfo import find_mount
+from fuse.mount import raise_read_ahead
 from fuse.session import Session
-from fuse.under_way import UnderWay
-from juicefs_py import VERSION
 from juicefs_py.cli import log
-from juicefs_py.cli.errors import Fatal
 from juicefs_py.doors import Door
-from juicefs_py.errors import errno_of
-from juicefs_py.mount import (
-    backing,
-    chores,
-    consul,
-    metrics,
-    passfd,
-    process,
-    settings,
-    state,
-    store_options,
-    succession,
-)  # fmt: skip
-from juicefs_py.mount.prepare import lazy_umount, make_device
+from juicefs_py.mount import backing, chores, consul, metrics, process, settings, succession
+from juicefs_py.mount.connection import Connection
+from juicefs_py.mount.opening import Opening
+from juicefs_py.mount.prepare import lazy_umount
 from juicefs_py.mount.readiness import SERVES, tell_caller
 from juicefs_py.mount.supervisor import HANDED_OVER, UNMOUNT_AND_STOP, Inheritance
-from juicefs_py.storage import for_this_client
-from juicefs_py.vfs_config import VFSConfig
-from juicefs_py.volume import OpenVolume, open_volume
+from juicefs_py.volume import OpenVolume
 from meta.errors import MetaError, SettingError, VolumeGone
-from meta.setting import Setting
 
 if TYPE_CHECKING:
     from juicefs_py.mount.start import Job
@@ -81,7 +62,8 @@ class Server:
         self._ledger = inherited.ledger
         self._asked_for_room = self._making_room = self._interrupted = self._answered = False
         self._room = trio.CancelScope()  # of making room
-        self._lasts = inherited.fd is not None  # the mount outlives this process
+        self._opening = Opening(job, inherited)
+        self._connection: Connection | None = None
         self._for_good = False  # unless its end was asked for, or found
 
     async def run(self) -> int:
@@ -90,7 +72,7 @@ class Server:
         if listeners and self.job.values.is_set("consul"):
             where = self.job.values.text("consul"), metrics.address_of(listeners), self.job.mountpoint
             await trio.to_thread.run_sync(consul.register, *where)
-        volume = await trio.to_thread.run_sync(self._open, metrics.address_of(listeners))
+        volume = await trio.to_thread.run_sync(self._opening.volume, metrics.address_of(listeners))
         try:
             await self._serve(volume, listeners)
         finally:
@@ -108,7 +90,9 @@ class Server:
     async def _serve(self, volume: OpenVolume, listeners: list[trio.SocketListener]) -> None:
         """Mount and live until unmounted. A failure of any part stops the session."""
         async with trio.open_nursery() as nursery:
-            session = await trio.to_thread.run_sync(self._mount, volume)
+            plan = self._opening.plan(volume.setting)
+            self._connection = Connection(self.job, self._inherited, volume, plan)
+            session = await trio.to_thread.run_sync(self._connection.open)
             try:
                 await nursery.start(self._signals, nursery, session, volume)
                 nursery.start_soon(self._announce, session, volume)
@@ -133,106 +117,10 @@ class Server:
                         self._umount()
             nursery.cancel_scope.cancel()
 
-    def _open(self, metrics_address: str) -> OpenVolume:
-        """Metadata, storage and VFS, with a session record unless read-only."""
-        job, values, ledger = self.job, self.job.values, self._ledger
-        left = state.load(state.path_of(os.getppid()))
-        # Without the connection of the last session its locks and open files are nobody's any more.
-        ended = ledger.session if self._inherited.fd is None else 0
-        sid = 0 if ended else ledger.session or int(os.environ.get("_JFS_META_SID") or 0)
-        with log.warned_before():
-            meta = settings.meta_config(values, job.mountpoint)
-        volume = open_volume(
-            job.url,
-            meta,
-            lambda setting: self._plan(setting).store,
-            lambda setting: self._vfs_config(setting, metrics_address),
-            limits=lambda setting: store_options.limits(values, setting),
-            overridden=lambda setting: for_this_client(
-                setting, values.text("storage"), job.bucket, store_options.own_tier(values, setting)
-            ),
-            sid=sid,
-            ledger=ledger,
-        )
-        log.LOG.info("JuiceFS version %s", VERSION)
-        if sid:
-            log.LOG.info("Go on with session %d, version: %s", sid, VERSION)
-        elif volume.meta.sid:
-            log.LOG.info("Create session %d OK with version: %s", volume.meta.sid, VERSION)
-        else:
-            log.LOG.info("Create read-only session OK with version: %s", VERSION)
-        ledger.session = volume.meta.sid
-        if ended:
-            succession.end_session(volume, ended)
-        if self._inherited.fd is None:
-            ledger.clear()
-            left.put_aside()  # whoever has left it had the same process number
-        else:
-            succession.open_again(volume, ledger, left)
-        return volume
-
-    def _plan(self, setting: Setting) -> settings.Plan:
-        """The options with the setting as it is now; it may have changed since the command was given."""
-        with log.warned_before():
-            return settings.plan(self.job.values, self.job.mountpoint, setting)
-
-    def _vfs_config(self, setting: Setting, metrics_address: str) -> VFSConfig:
-        """With what is only known now: where the metrics are."""
-        config = self._plan(setting).vfs
-        port = {"PrometheusAgent": metrics_address} if metrics_address else {}
-        native = self.job.values.text("fuse") == "native"  # others cannot be taken over, and do not offer it
-        paths = {"CommPath": self._inherited.comm_path if native else "", "StatePath": state.path_of(os.getppid())}
-        return replace(config, document={"Port": port, **paths, **config.document})
-
-    def _mount(self, volume: OpenVolume) -> Door:
-        setting, plan = volume.setting, self._plan(volume.setting)
-        inherited = self._inherited
-        if inherited.fd is not None:
-            negotiated = passfd.negotiated_of(inherited.setting, plan.session.max_write)
-            if negotiated is None:
-                raise Fatal("the connection that was handed over comes without what was agreed with the kernel")
-            log.LOG.info('Going on with the mount of volume %s at "%s" ...', setting.name, self.job.mountpoint)
-            if self._ledger.device is None:  # from another supervisor; ours knows it, whatever is mounted on top by now
-                self._note_device()
-            notes = UnderWay(self._ledger.requests)
-            heir = Session(volume.vfs, inherited.fd, plan.session, errno_of, negotiated, notes)
-            heir.before_serving = self._ledger.serves
-            volume.vfs.notifier = heir.notifier
-            backing.enable(volume.vfs, heir, plan.passthrough, self._ledger.device, heir=True)
-            return heir
-        log.LOG.info('Mounting volume %s at "%s" ...', setting.name, self.job.mountpoint)
-        make_device()
-        try:
-            session = self._door(volume, plan)
-        except MountError as error:
-            raise Fatal(f"fuse: {error.strerror}") from None
-        self._note_device()
-        volume.vfs.notifier = session.notifier
-        return session
-
-    def _door(self, volume: OpenVolume, plan: settings.Plan) -> Door:
-        """Mounted; nothing is answered yet."""
-        if self.job.values.text("fuse") == "pyfuse3":
-            from juicefs_py.doors.pyfuse3 import PyFuse3Door
-
-            return PyFuse3Door(
-                volume.vfs, self.job.mountpoint, plan.mount, plan.session.writeback_cache, plan.session.posix_acl
-            )
-        fd = mount(self.job.mountpoint, plan.mount)
-        session = Session(volume.vfs, fd, plan.session, errno_of, under_way=UnderWay(self._ledger.requests))
-
-        def before_serving() -> None:
-            backing.enable(volume.vfs, session, plan.passthrough, self._ledger.device)
-            self._lasts = self._give(session)
-            self._ledger.serves()
-
-        session.before_serving = before_serving
-        return session
-
-    def _note_device(self) -> None:
-        found = find_mount(self.job.mountpoint)
-        if found is not None:
-            self._ledger.device = found.minor
+    @property
+    def _lasts(self) -> bool:
+        """The mount outlives this process."""
+        return self._inherited.fd is not None if self._connection is None else self._connection.lasts
 
     def _umount(self) -> None:
         """Take our mount away, unless it is gone already or covered by another one."""
@@ -271,24 +159,6 @@ class Server:
                     self.code = 0
                     log.LOG.info("Received signal %s, exiting...", (signal.strsignal(number) or str(number)).lower())
                     nursery.start_soon(self._stop, session, volume)
-
-    def _give(self, session: Session) -> bool:
-        """The supervisor keeps a copy of the connection, for a successor of ours: from the first request on.
-
-        False if it does not: the mount ends with this process.
-        """
-        assert session.negotiated is not None
-        path = self._inherited.comm_path
-        if not path:
-            return False  # started by somebody who keeps no connections
-        try:
-            given = passfd.give(path, passfd.setting_of(session.negotiated), session.device.fd)
-        except OSError as error:
-            log.LOG.warning("cannot give the connection to the supervisor at %s: %s", path, error)
-            return False
-        if not given:
-            log.LOG.warning("no supervisor at %s: the mount ends with this process", path)
-        return given
 
     async def _make_room(self, session: Door, volume: OpenVolume) -> None:
         """End so that a successor can go on, unless this process is to stop meanwhile."""
