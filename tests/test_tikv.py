@@ -70,7 +70,8 @@ def settled(store: TikvStore, cluster: StandIn) -> None:
 # Round trips
 
 
-def test_a_change_is_a_batch_get_and_a_commit(cluster: StandIn) -> None:
+def test_a_change_is_a_batch_get_and_a_commit(cluster: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(commit.TWO_PHASES, raising=False)
     store = TikvStore(parse(cluster.url + "t"))
     put(store, a="1", b="2")
     cluster.calls.clear()
