@@ -83,6 +83,7 @@ def rows(
     yield row("stat, cold", "us", "stat")
     yield row("stat of a missing name", "us", "miss")
     yield row("open + close, cold", "us", "open_close")
+    yield row("open, read 4 KiB, close, cold", "us", "read_small")
     yield row("rename", "us", "rename")
     yield row("unlink", "us", "unlink")
     if callers == 1:
@@ -117,6 +118,10 @@ class Names:
 
     def open_close(self, number: int, callers: int) -> float:
         return self._shared("files", number, callers, _open, cold=True)
+
+    def read_small(self, number: int, callers: int) -> float:
+        """Of what `write_small` has written; from the clients' own caches."""
+        return self._shared("small", number, callers, _read, cold=True)
 
     def rename(self, number: int, callers: int) -> float:
         return self._shared("files", number, callers, lambda path: os.rename(path, path + "~"))
@@ -188,6 +193,13 @@ def _write(path: str) -> None:
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     os.write(fd, b"\xa5" * 4096)
     os.close(fd)
+
+
+def _read(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    found = os.read(fd, 8192)
+    os.close(fd)
+    assert len(found) == 4096, f"{len(found)} bytes in {path}"
 
 
 def _open(path: str) -> None:
