@@ -7,10 +7,10 @@ next open. `juicefs warmup --assemble` waits for it, and fetches what is not cac
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING, Final
 
+from chunkstore.cache.assembled import write_all
 from chunkstore.errors import Cancelled, NotFound, StoreError
 from chunkstore.workers import Workers
 from juicefs_py.inode_modes import version_of
@@ -135,7 +135,7 @@ class Assembler:
                     self._store.read_into(piece.id, piece.size, piece.off + done, view)
                 elif not self._store.read_cached(piece.id, piece.size, piece.off + done, view):
                     return False
-                os.pwrite(fd, view, start + at + done)
+                write_all(fd, view, start + at + done)
                 done += size
             at += piece.len
         return True
@@ -146,6 +146,7 @@ class Assembler:
         if passthrough is None or self._closing:
             return
         inode = vfs.handles.hold(ino)
+        seen = passthrough.changes(ino)
         try:
             offset = 0
             while True:
@@ -153,13 +154,14 @@ class Assembler:
                     length = vfs.stat(ino).size
                     if offset >= length:
                         passthrough.resized(ino, length, outdated=True)
-                        passthrough.rebuilt(ino)
+                        passthrough.rebuilt(ino, seen)
                         return
                     for part in vfs.content(ino, offset, min(_STEP, length - offset)):
                         passthrough.wrote(ino, offset, part, outdated=True)
                         offset += len(part)
         except (MetaError, StoreError, OSError) as problem:
-            log.error("inode %d: its assembled copy is out of date and stays so: %s", ino, problem)
+            log.error("inode %d: its assembled copy is out of date, will be tried again: %s", ino, problem)
+            passthrough.try_again(ino)
         except Exception:
             log.exception("assembled copy of inode %d", ino)
         finally:

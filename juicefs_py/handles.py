@@ -99,6 +99,11 @@ class OpenInode:
         with self._lock:
             return epoch == self.epoch and self._take(attr, length)
 
+    def expect(self, mtime: tuple[int, int]) -> None:
+        """The modification time (s, ns) of the content that the kernel has: another one is somebody's change."""
+        with self._lock:
+            self._mtime = mtime
+
     def _take(self, attr: Attr, length: int) -> bool:
         known, self._mtime = self._mtime, (attr.mtime, attr.mtimensec)
         self.length = length

@@ -6,11 +6,12 @@ Not thread-safe: `passthrough` holds the inode's lock.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from typing import Final
 
-from chunkstore.cache.assembled import AssembledDir, Copy
+from chunkstore.cache.assembled import AssembledDir, Copy, write_all
 from meta.attr import Attr
 
 Buffer = bytes | bytearray | memoryview
@@ -19,11 +20,18 @@ STEADY_S: Final = 5.0
 """How long the node id of an inode with an alias stays the current one after the last close, and how long nothing but
 ordinary handles is opened on a new one: who is on the way to it must not be sent on, as the kernel asks only twice."""
 _LONG_AGO: Final = -1e9
+_VERSION: Final = re.compile(r"\d+-(-?\d+)-(\d+)-.*")
 
 
 def version_of(attr: Attr) -> str:
     """The version of a file's content."""
     return f"{attr.length}-{attr.mtime}-{attr.mtimensec}-{attr.ctime}-{attr.ctimensec}"
+
+
+def mtime_of(version: str) -> tuple[int, int] | None:
+    """The modification time of such a version, seconds and nanoseconds; None of one that was altered."""
+    words = _VERSION.fullmatch(version)
+    return (int(words[1]), int(words[2])) if words else None
 
 
 class Live:
@@ -44,10 +52,7 @@ class Live:
     def write(self, data: Buffer, offset: int) -> None:
         """Write all of it into the copy. OSError as it comes."""
         assert self.copy is not None
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self.copy.fd, view, offset)
-            view, offset = view[written:], offset + written
+        write_all(self.copy.fd, data, offset)
 
     def resize(self, length: int) -> None:
         """Give the copy this length. OSError as it comes."""

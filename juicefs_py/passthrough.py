@@ -15,8 +15,8 @@ they are. A node id is current until no handle has been open for a while; then t
 
 **Changes.** What is changed through this mount is changed in the copies too, before the answer: their readers, and
 programs that have them mapped, see it like everybody else. Such a copy is nobody's version any more. A change by
-another client is brought in when attributes tell of it. A copy is kept up to date until nobody has it open *or mapped*,
-which may be long after the last close.
+another client is brought in when attributes tell of it; where the file is only mapped, with its next open. A copy is
+kept up to date until nobody has it open *or mapped*, which may be long after the last close.
 
 `_locks`: an inode's state is guarded by one of them, held over what is done to its copies on the local disk on purpose:
 no copy may be given back while it is written.
@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Protocol
 from chunkstore.cache.assembled import Assembled, Copy, only_mine
 from fuse import nodes
 from juicefs_py.errors import refuse
-from juicefs_py.inode_modes import STEADY_S, Buffer, Live, Mode, version_of
+from juicefs_py.inode_modes import STEADY_S, Buffer, Live, Mode, mtime_of, version_of
 from meta.attr import Attr
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 _LOCKS = 64
 _LET_PASS_S = 0.01
 """Before ESTALE: a lookup that was answered before would lead the kernel to the old node id once more."""
+_AGAIN_S = 5.0
 _ALIASED = 100_000  # inodes whose pages the kernel is not trusted with; with more, no page is kept
 
 
@@ -73,6 +74,7 @@ class Passthrough:
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._modes: dict[int, Mode] = {}
         self._left: set[int] = set()  # inodes to look at again (`round`)
+        self._behind: dict[int, float] = {}  # inodes that could not be rebuilt, and when to try again
         self._aliased: set[int] = set()
         self._numbers = count(random.randrange(nodes.NUMBERS))  # those of a predecessor are others
 
@@ -168,6 +170,9 @@ class Passthrough:
         """Passthrough mode for the current node id; None if there is no copy of this version."""
         node, live = mode.node, mode.lives.get(mode.node)
         if live is not None:  # only mapped
+            if live.version and live.version != version:
+                live.version, live.outdated = "", True  # whoever has it mapped is to see what others have changed
+                self.rebuild(ino)
             if live.version != version or live.copy is None:
                 return None
             live.number = self._given(live.copy)
@@ -255,7 +260,10 @@ class Passthrough:
                     if not self._give_back(mode, live):
                         self._left.add(ino)
                 self._tidy(ino, mode)
-        return bool(self._left)
+        for ino in [ino for ino, due in tuple(self._behind.items()) if due <= now]:
+            del self._behind[ino]
+            self.rebuild(ino)
+        return bool(self._left or self._behind)
 
     # changes
 
@@ -306,12 +314,32 @@ class Passthrough:
         if lives:
             self.rebuild(ino)
 
-    def rebuilt(self, ino: int) -> None:
-        """What was outdated is up to date."""
+    def spoiled(self, ino: int) -> None:
+        """The content was changed here, and the copies could not be changed with it."""
         with self._lock(ino):
             mode = self._modes.get(ino)
             for live in mode.lives.values() if mode is not None else ():
-                live.outdated = False
+                live.version, live.outdated = "", True
+        self.rebuild(ino)
+
+    def changes(self, ino: int) -> dict[int, int]:
+        """What others have changed of each copy so far, for `rebuilt`."""
+        with self._lock(ino):
+            mode = self._modes.get(ino)
+            return {node: live.foreign for node, live in mode.lives.items()} if mode is not None else {}
+
+    def rebuilt(self, ino: int, seen: dict[int, int]) -> None:
+        """What was outdated is up to date with `changes` that were seen; what others changed since then is not."""
+        with self._lock(ino):
+            mode = self._modes.get(ino)
+            for live in mode.lives.values() if mode is not None else ():
+                if live.foreign == seen.get(live.node):
+                    live.outdated = False
+
+    def try_again(self, ino: int) -> None:
+        """A rebuild has failed: later."""
+        self._behind[ino] = time.monotonic() + _AGAIN_S
+        self.wake()
 
     # hand-over
 
@@ -337,6 +365,9 @@ class Passthrough:
                 log.warning("the assembled copy of inode %d is not to be found: readers see no change", handle.ino)
             live.number = handle.backing
             live.handles += 1
+            mtime = mtime_of(live.version)
+            if mtime is not None:  # what others have changed since, the predecessor may not have noticed
+                handle.inode.expect(mtime)
         if self._left:
             self.wake()
         for ino in [ino for ino, mode in self._modes.items() if any(live.outdated for live in mode.lives.values())]:

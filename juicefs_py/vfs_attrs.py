@@ -118,6 +118,7 @@ class AttrOperations(VFSBase):
                 self.readers.invalidate(ino)
                 inode.changed(attr)
                 if self.passthrough is not None:
+                    self.passthrough.outdated(ino, self.meta.files.foreign(ino))  # others, whom we meet only now
                     self.passthrough.resized(ino, size)
         finally:
             self.handles.drop(inode)

@@ -45,6 +45,8 @@ class RangeOperations(AttrOperations, FileOperations):
         inode = self.handles.inode(ino)
         if inode is not None:
             inode.changed(attr)
+        if self.passthrough is not None:
+            self.passthrough.outdated(ino, self.meta.files.foreign(ino))  # others, whom we meet only now
         self.touch(ino)
 
     @traced(lambda result, ino, fh, offset, out_ino, out_fh, out_offset, length, flags: (
@@ -81,10 +83,14 @@ class RangeOperations(AttrOperations, FileOperations):
             return
         end = min(offset + length, attr.length)
         passthrough.resized(ino, attr.length)
-        while offset < end:
-            for part in self.content(ino, offset, min(COPY_STEP, end - offset)):
-                passthrough.wrote(ino, offset, part)
-                offset += len(part)
+        try:
+            while offset < end:
+                for part in self.content(ino, offset, min(COPY_STEP, end - offset)):
+                    passthrough.wrote(ino, offset, part)
+                    offset += len(part)
+        except BaseException:
+            passthrough.spoiled(ino)
+            raise
 
     @traced(lambda result, ino, fh, offset, whence: f"({ino},{offset},{whence}): {result}")
     def lseek(self, caller: Caller, ino: int, fh: int, offset: int, whence: int) -> int:

@@ -82,7 +82,7 @@ def clean_files(vol: Volume, deleter: Deleter, stop: Stop) -> int:
                 return done + at
         done += len(files)
         if len(files) < _FILES_PAGE:  # what is left now cannot be removed
-            return done
+            break
     clean_clones(vol, deleter, stop)
     return done
 

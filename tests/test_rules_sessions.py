@@ -236,6 +236,11 @@ def test_clones_that_nobody_finished_are_removed_after_a_day(engine: Engine, mon
             client.clone(SUPERUSER, directory, ROOT, b"copy", 0, 0)
     jobs.clean_files(client.vol, client.deleter, never)
     assert len(engine.detached(1 << 40)) == 1
+    store, client.deleter.store = client.deleter.store, None
+    gone = client.file(b"gone")
+    client.write(gone, 0, 100)
+    client.unlink(SUPERUSER, ROOT, b"gone")  # a removed file that is left: it keeps nothing from being cleaned
+    client.deleter.store = store
     later(client, DAY + 60)
     jobs.clean_files(client.vol, client.deleter, never)
     assert client.deleter.drain(5) and not engine.detached(1 << 40)

@@ -246,6 +246,52 @@ def test_a_commit_that_arrives_late_is_refused(cluster: StandIn, monkeypatch: py
     store.close()
 
 
+@pytest.mark.parametrize("problem", ["no time is left", "the disk is full", "a conflict"])
+def test_what_was_applied_unanswered_is_not_called_a_failure(
+    cluster: StandIn, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    """In one step, with its answer lost; and then nobody waits for another answer. The writer would delete its data."""
+    monkeypatch.delenv(commit.TWO_PHASES, raising=False)
+    store = TikvStore(parse(cluster.url + "t"))
+    put(store, a="1")
+    refused, asked = cluster._region_problem, [0]
+
+    def full(server: object, request: Any) -> Any:
+        if request.DESCRIPTOR.name == "PrewriteRequest":
+            asked[0] += 1
+            if asked[0] > 1:
+                problem = message("RegionError")(message="disk full")
+                problem.disk_full.reason = "of a store"
+                return problem
+        return refused(server, request)
+
+    if problem == "no time is left":
+        monkeypatch.setattr(patience.Patience.__init__, "__defaults__", (0.0,))
+    elif problem == "the disk is full":
+        monkeypatch.setattr(cluster, "_region_problem", full)
+    else:
+        monkeypatch.setattr(commit.Commit, "_ask_prewrite", _then_conflict(commit.Commit._ask_prewrite))
+    cluster.lose["KvPrewrite"] = 1
+    tx = store.begin()
+    tx.set(b"a", b"2")
+    tx.commit()
+    assert store.latest.get(b"a") == b"2"
+    store.close()
+
+
+def _then_conflict(ask: Any) -> Any:
+    """The first time as it is, then as if the key had been changed."""
+    asked = [0]
+
+    def again(self: commit.Commit, *words: Any) -> Any:
+        asked[0] += 1
+        if asked[0] > 1:
+            raise Conflict("as if it had been changed")
+        return ask(self, *words)
+
+    return again
+
+
 def _methods(store: TikvStore) -> set[str]:
     import os
 
@@ -289,6 +335,25 @@ def test_a_lock_whose_client_is_dead_is_rolled_back(store: TikvStore, cluster: S
     assert store.latest.batch_get([b"a", b"b"]) == {b"a": b"1", b"b": b"1"}
     put(store, a="2")
     assert store.latest.get(b"a") == b"2"
+
+
+def test_a_lock_whose_client_lives_is_left_alone(
+    store: TikvStore, cluster: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client renews the primary's lock only; and one key may have come without asynchronous commit."""
+    put(store, a="1", b="1")
+    settled(store, cluster)
+    second = store.prefix + b"b"
+    start = lock(cluster, store, b"a", b"a", 10, ttl=60_000, is_async=True, secondaries=[second])
+    cluster.rows[second].lock = KeyLock(start, store.prefix + b"a", PUT, b"theirs", 3000, 0)
+    monkeypatch.setattr(patience.Patience.__init__, "__defaults__", (0.3,))
+    tx = store.begin()
+    tx.set(b"b", b"2")
+    with pytest.raises(Unavailable, match="another client holds"):
+        tx.commit()
+    assert all(cluster.rows[store.prefix + key].lock is not None for key in (b"a", b"b"))
+    for key in (b"a", b"b"):
+        cluster.rows[store.prefix + key].lock = None
 
 
 def test_a_lock_whose_transaction_was_committed_is_committed(store: TikvStore, cluster: StandIn) -> None:

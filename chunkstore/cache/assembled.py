@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,6 +71,14 @@ class Copy:
         return self.version == ALTERED
 
 
+def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of it at `offset`: a disk that runs full takes a part first. OSError as it comes."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
 class Draft:
     """A copy in the making: to be filled through `fd`. It gets its name only if it is declared `right`."""
 
@@ -96,6 +105,7 @@ class AssembledDir:
         self._known: dict[str, _Known] = {}
         self._latest: dict[str, str] = {}  # of an owner, the free copy that was registered last
         self.path = f"{directory.path}/assembled"
+        self._maker = secrets.token_hex(8)  # of drafts: another container may have our process number
 
     # making
 
@@ -103,7 +113,7 @@ class AssembledDir:
     def draft(self, owner: str, version: str, size: int) -> Iterator[Draft | None]:
         """Room for a new copy; None if there is none, or if it is here or being made already. OSError as it comes."""
         name = f"{owner}.{version}"
-        temporary = f"{name}.{os.getpid()}.tmp"
+        temporary = f"{name}.{self._maker}.tmp"
         if not self._reserve(name, temporary, size):
             yield None
             return
@@ -111,7 +121,7 @@ class AssembledDir:
         done = False
         try:
             make_dirs(self.path, self._dir.config.cache_mode)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, self._dir.config.cache_mode)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._dir.config.cache_mode)
             try:
                 os.ftruncate(fd, size)
                 made = Draft(fd)
@@ -213,7 +223,8 @@ class AssembledDir:
     def alter(self, copy: Copy) -> None:
         """To be called before a taken copy is changed. OSError if it cannot be marked; it must not be changed then."""
         name = f"{copy.owner}.{ALTERED}.{copy.tag}"
-        os.rename(f"{self.path}/{copy.name}", f"{self.path}/{name}")
+        with contextlib.suppress(FileNotFoundError):  # what has lost its name nobody can take for a version
+            os.rename(f"{self.path}/{copy.name}", f"{self.path}/{name}")
         with self._dir.lock:
             known = self._known.pop(copy.name, None)
             if known is not None:

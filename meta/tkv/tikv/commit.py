@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from meta.errors import Conflict, EngineError, OutcomeUnknown, Unavailable
+from meta.errors import Conflict, EngineError, OutcomeUnknown
 from meta.tkv.tikv.cluster import Cluster, make
 from meta.tkv.tikv.errors import Moved
 from meta.tkv.tikv.locks import Locks
@@ -64,11 +64,8 @@ class Commit:
             self._prewrite_all()
             if not self._committed:
                 self._commit_primary()
-        except Unavailable as error:
+        except EngineError as error:
             self._give_up(error)
-        except EngineError:
-            self._roll_back_later()
-            raise
 
     # -- the first phase
 
@@ -91,14 +88,17 @@ class Commit:
             for region, part in self._cluster.regions.group(left).items():
                 one_step = self._one_step and len(part) == len(self._mutations)
                 self._keep_alive()
+                unsure, self._unsure = self._unsure, self._unsure or one_step  # however this ends
                 try:
                     reply = self._ask_prewrite(region, part, one_step, retried)
                 except Moved as moved:
                     retried = retried or moved.unsure
-                    self._unsure = self._unsure or (moved.unsure and one_step)
                     if moved.unsure:
                         self._done.update(part)
+                    else:
+                        self._unsure = unsure
                     break
+                self._unsure = unsure and not one_step  # the answer is that of the same request, sent before
                 self._done.update(part)
                 if reply.errors:
                     self._meet(reply.errors)
@@ -183,8 +183,8 @@ class Commit:
 
     # -- no commit
 
-    def _give_up(self, error: Unavailable) -> None:
-        """Nobody answers any more. What was sent last may have been done."""
+    def _give_up(self, error: EngineError) -> None:
+        """It cannot go on. What was sent last, and not answered, may have been done."""
         if not self._unsure:
             self._roll_back_later()
             raise error

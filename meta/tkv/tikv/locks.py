@@ -82,8 +82,11 @@ class Locks:
         status = self._ask(lock.primary_lock, lock.lock_version, start_ts, patience, rollback=expired, now=now)
         if status is None:  # its primary is not locked yet: it has just begun
             return _Fate(0, lock.lock_ttl)
-        if status.lock_ttl and status.lock_info.use_async_commit and expired:
-            return self._remember(lock, _Fate(self._async_commit_ts(lock, status.lock_info, patience)))
+        over = physical_ms(lock.lock_version) + status.lock_ttl < physical_ms(now)  # its client may have renewed that
+        if status.lock_ttl and status.lock_info.use_async_commit and over:
+            commit_ts = self._async_commit_ts(lock, status.lock_info, patience)
+            if commit_ts is not None:
+                return self._remember(lock, _Fate(commit_ts))
         if status.lock_ttl:
             return _Fate(0, status.lock_ttl, start_ts > 0 and status.action == MIN_COMMIT_TS_PUSHED)
         return self._remember(lock, _Fate(status.commit_version))
@@ -116,8 +119,11 @@ class Locks:
 
     # -- asynchronous commit
 
-    def _async_commit_ts(self, lock: Any, primary: Any, patience: Patience) -> int:
-        """When it was committed, which is decided now if nobody knows; 0 if one of its locks never came."""
+    def _async_commit_ts(self, lock: Any, primary: Any, patience: Patience) -> int | None:
+        """When it was committed, which is decided now if nobody knows; 0 if one of its locks never came.
+
+        None if it is not committed that way after all, and lives.
+        """
         commit_ts = primary.min_commit_ts
         left = list(primary.secondaries)
         while left:
@@ -137,7 +143,7 @@ class Locks:
                     lock.primary_lock, lock.lock_version, 0, patience, rollback=True,
                     now=self._cluster.pd.timestamp(), sync=True,
                 )  # fmt: skip
-                return int(status.commit_version)
+                return None if status.lock_ttl else int(status.commit_version)
             commit_ts = max(commit_ts, *(found.min_commit_ts for found in reply.locks))
             left = [key for key in left if not region.holds(key)]
         return int(commit_ts)
