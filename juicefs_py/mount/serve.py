@@ -162,6 +162,7 @@ class Server:
 
     async def _make_room(self, session: Door, volume: OpenVolume) -> None:
         """End so that a successor can go on, unless this process is to stop meanwhile."""
+        self._room = trio.CancelScope()  # each is good for one time, and this process may have refused before
         with self._room:
             await self._leave_to_successor(session, volume)
 
