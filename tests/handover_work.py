@@ -15,6 +15,7 @@ import select
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,8 @@ class Paths(Work):
 class Git(Work):
     """Clones a repository, and checks the clone. A lost write makes git give up, and it is tried again."""
 
+    TOLD = ("Input/output error", "failed to write new configuration file")  # of the latter git does not say why
+
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.source = directory / "source"
@@ -182,7 +185,7 @@ class Git(Work):
             self.git("clone", "-q", "--no-local", str(self.source), str(clone))
             self.git("-C", str(clone), "fsck", "--strict")
         except subprocess.CalledProcessError as error:
-            if "Input/output error" not in error.stderr:
+            if not any(told in error.stderr for told in self.TOLD):
                 raise AssertionError(error.stderr) from None
             self.lost += 1
             self.done -= 1
@@ -245,8 +248,14 @@ class Crew:
         return results
 
     def kill(self) -> None:
+        """End all of them. Their pipes are closed here, not some time during another test."""
         for worker in self.workers:
             worker.kill()
+            with suppress(subprocess.TimeoutExpired):
+                worker.wait(20)
+            for pipe in (worker.stdin, worker.stdout, worker.stderr):
+                if pipe is not None:
+                    pipe.close()
 
 
 if __name__ == "__main__":
